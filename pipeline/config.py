@@ -1,0 +1,190 @@
+"""The config: one frozen Pydantic model, the published schema, and nothing that reads files.
+
+``load_config`` turns YAML into this; ``fairlead schema`` prints its JSON schema.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from pipeline.sources.contract import EdgeLayout
+
+Dimension = Annotated[int, Field(ge=-1, description="-1 leaves the dimension free")]
+Positive = Annotated[int, Field(gt=0)]
+Scalar = bool | int | float
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+class ModelConfig(_Frozen):
+    """The trained model and how to read it."""
+
+    path: str
+    """File, folder or checkpoint prefix, relative to the config file; or `python:module:factory`."""
+    inputs: dict[str, tuple[Dimension, ...] | None] = {}
+    """Input tensor names with their shapes, where the model does not say them itself."""
+    outputs: tuple[str, ...] = ()
+    """Output tensor names; left empty, the inference head is found and the choice explained."""
+    freeze: dict[str, Scalar] = {}
+    """Placeholders to replace by a constant, e.g. `keep_prob: 1.0`."""
+    opset: Annotated[int, Field(ge=13, le=23)] = 18
+    """ONNX opset of the converted model."""
+    edge_layout: EdgeLayout = EdgeLayout.SOURCE
+    """Layout at the inputs and outputs: as in the source, `nhwc` or `nchw`."""
+    graph_factory: str | None = None
+    """`module:function` that builds the TF1 graph of a checkpoint without a .meta file."""
+    allow_custom_code: bool = False
+    """Run Python code stored in or named by the model (Lambda layers, factories). Only for files you trust."""
+    memory_limit_mib: Positive | None = None
+    """Memory limit of the converting child process, in MiB."""
+    time_limit_s: Annotated[float, Field(gt=0)] | None = None
+    """Time limit of the converting child process, in seconds."""
+
+
+class PreprocessConfig(_Frozen):
+    """From raw data to the model's input: x = (raw * scale - mean) / std."""
+
+    scale: float = 1.0
+    """Factor applied first, e.g. 1/255."""
+    mean: tuple[float, ...] = ()
+    """Per-channel mean subtracted after scaling."""
+    std: tuple[Annotated[float, Field(gt=0)], ...] = ()
+    """Per-channel standard deviation divided by last."""
+
+
+class DataConfig(_Frozen):
+    """The user's data: arrays in an .npz, or a folder of images."""
+
+    path: str | None = None
+    """An .npz file, or a folder of images, relative to the config file."""
+    input: str = "x"
+    """Key in the .npz for the model's (first) input."""
+    labels: str | None = None
+    """Key in the .npz that holds integer class labels."""
+    label_names: str | None = None
+    """Text file with one class name a line; shipped in the bundle."""
+    limit: Positive | None = None
+    """Use only the first N examples."""
+    preprocess: PreprocessConfig = PreprocessConfig()
+
+
+class OptimizeConfig(_Frozen):
+    """Graph passes."""
+
+    recipe: str = "canonical"
+    """Name of an ordered list in `optim/recipes.py`; `fairlead passes` prints them."""
+    passes: tuple[str, ...] | None = None
+    """Your own ordered list of pass names instead of a recipe."""
+    simplify: bool = False
+    """Also run onnxsim first, under the same certificate."""
+    shapes: dict[str, tuple[Positive, ...]] = {}
+    """Fix input shapes, e.g. `input: [1, 224, 224, 3]`."""
+
+
+class GateConfig(_Frozen):
+    """When two models count as the same. Defaults follow the float64 measurements in the docs."""
+
+    max_abs_over_range: Annotated[float, Field(gt=0)] = 2e-5
+    """Bound on max|Δ| divided by the reference's range (max - min)."""
+    snr_db: float = 90.0
+    """Least signal-to-noise ratio in dB."""
+    source_error_factor: Annotated[float, Field(ge=1)] = 2.0
+    """Where a float64 truth exists: error <= factor * the source framework's own error + 1e-6."""
+    top1_agreement: Annotated[float, Field(ge=0, le=1)] = 1.0
+    """Least share of the data on which both models name the same class."""
+    min_accuracy: Annotated[float, Field(ge=0, le=1)] | None = None
+    """Least accuracy on labelled data, for source and converted model alike."""
+
+
+class ParityConfig(_Frozen):
+    """Inputs and bounds of the comparison."""
+
+    seeds: tuple[int, ...] = (0,)
+    """Seeds of the random inputs."""
+    batch_sizes: tuple[Positive, ...] = (1, 2)
+    """Batch sizes tried where the batch dimension is free."""
+    float64: bool = True
+    """Evaluate the graph in float64 and express every error as a multiple of the source's own."""
+    gate: GateConfig = GateConfig()
+
+
+class BenchmarkConfig(_Frozen):
+    """What is timed, and how long."""
+
+    contenders: tuple[Literal["source", "raw", "optimized"], ...] = ("source", "raw", "optimized")
+    """Source framework, converted model, optimised model; interleaved in one run."""
+    device: Literal["cpu", "cuda"] = "cpu"
+    batch: tuple[Positive, ...] = (1,)
+    """Batch sizes."""
+    threads: Positive = 1
+    """Intra-op threads of every contender."""
+    allow_spinning: bool = False
+    """Let runtime threads spin while they wait; costs others on a shared machine."""
+    min_duration_s: Annotated[float, Field(ge=0)] = 2.0
+    """Least measured time per contender and batch size."""
+    max_duration_s: Annotated[float, Field(gt=0)] = 30.0
+    """Give up waiting for stability after this."""
+    min_samples: Annotated[int, Field(ge=5)] = 100
+    """Least number of timed runs per contender and batch size."""
+    seed: int = 0
+    """Seed of the random order of contenders and of the inputs."""
+
+
+class TargetConfig(_Frozen):
+    """A place where the model shall run."""
+
+    name: str
+    """A name from `fairlead targets`."""
+    options: dict[str, str | int | float | bool] = {}
+    """Options of that target."""
+
+
+class ReportConfig(_Frozen):
+    """The report."""
+
+    title: str | None = None
+    html: bool = True
+    markdown: bool = True
+
+
+class Config(_Frozen):
+    """A whole run: model -> convert -> optimize -> parity -> benchmark -> export -> report."""
+
+    version: Literal[1] = 1
+    """Version of this format."""
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
+    """Name of the run; names its output folder."""
+    description: str = ""
+    model: ModelConfig
+    data: DataConfig = DataConfig()
+    optimize: OptimizeConfig = OptimizeConfig()
+    parity: ParityConfig = ParityConfig()
+    benchmark: BenchmarkConfig | None = BenchmarkConfig()
+    """`null` skips the benchmark."""
+    targets: tuple[TargetConfig, ...] = (TargetConfig(name="onnxruntime"),)
+    report: ReportConfig = ReportConfig()
+    out: str = "runs"
+    """Folder for results, relative to the working directory."""
+    store: str = ".fairlead/store"
+    """Folder of the content-addressed store, relative to the working directory."""
+
+    base: Path = Field(default=Path(), exclude=True, repr=False)
+    """Folder of the config file; paths in it are relative to this. Set by the loader."""
+
+    @model_validator(mode="after")
+    def _labels_need_data(self) -> Config:
+        if self.data.labels is not None and self.data.path is None:
+            raise ValueError("data.labels names a key, but data.path is not set")
+        if self.parity.gate.min_accuracy is not None and self.data.labels is None:
+            raise ValueError("parity.gate.min_accuracy needs data.labels")
+        return self
+
+    def resolve(self, path: str) -> Path:
+        """A path of the config as the file system knows it."""
+        given = Path(path).expanduser()
+        return given if given.is_absolute() else self.base / given
