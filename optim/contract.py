@@ -10,10 +10,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Protocol, TypeAlias, runtime_checkable
+from typing import TYPE_CHECKING, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
-import onnx_ir as ir
+
+if TYPE_CHECKING:  # loading it takes half a second
+    import onnx_ir as ir
 
 Array: TypeAlias = np.ndarray  # any dtype, any rank
 Feeds: TypeAlias = Mapping[str, Array]
@@ -47,6 +49,7 @@ class PassInfo:
     name: str
     numerics: Numerics
     summary: str
+    bound: float | None = None  # max|Δ| / scale it may reach; None: the default of its numerics
 
 
 @dataclass(frozen=True)
@@ -133,7 +136,11 @@ class Pass(Protocol):
 
 
 class Oracle(Protocol):
-    """Runs a model without optimising it. Supplied from outside: ``optim`` knows no runtime."""
+    """Runs a model without optimising it. Supplied from outside: ``optim`` knows no runtime.
+
+    An oracle may also offer ``prepare(model) -> Callable[[Feeds], Outputs]``: then a model that is run on
+    several inputs is loaded once.
+    """
 
     def __call__(self, model: ir.Model, feeds: Feeds) -> Outputs:
         """Outputs of ``model`` for ``feeds``, keyed by graph output name."""
@@ -151,3 +158,5 @@ class Ledger:
     bytes_before: int = 0
     bytes_after: int = 0
     seconds: float = 0.0
+    overall: Certificate | None = None  # the last graph against the first; passed: within the sum of bounds
+    skipped_feeds: tuple[str, ...] = ()  # probes that the model itself could not run, with the reason

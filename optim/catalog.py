@@ -1,0 +1,70 @@
+"""The one table of passes: name → class. A new pass is one module, one line here, one test file."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from optim.contract import Pass
+from optim.passes.affine_as_depthwise import AffineAsDepthwise
+from optim.passes.choose_layout import ChooseLayout
+from optim.passes.crop_transposed_convolutions import CropTransposedConvolutions
+from optim.passes.deduplicate_initializers import DeduplicateInitializers
+from optim.passes.eliminate_common_subexpressions import EliminateCommonSubexpressions
+from optim.passes.eliminate_noops import EliminateNoops
+from optim.passes.expand_gates import ExpandGates
+from optim.passes.faster_sites import SpeedPass
+from optim.passes.fold_batchnorm import FoldBatchnorm
+from optim.passes.fold_constants import FoldConstants
+from optim.passes.fold_pads import FoldPads
+from optim.passes.freeze_shapes import FreezeShapes
+from optim.passes.fuse_clips import FuseClips
+from optim.passes.fuse_gemm import FuseGemm
+from optim.passes.fuse_hardswish import FuseHardswish
+from optim.passes.fuse_layer_norm import FuseLayerNorm
+from optim.passes.fuse_prelu import FusePrelu
+from optim.passes.infer_shapes import InferShapes
+from optim.passes.inline_functions import InlineFunctions
+from optim.passes.keep_reduced_axes import KeepReducedAxes
+from optim.passes.lift_constants import LiftConstants
+from optim.passes.lrn_as_convolution import LrnAsConvolution
+from optim.passes.make_padding_explicit import MakePaddingExplicit
+from optim.passes.remove_dead_ends import RemoveDeadEnds
+from optim.passes.simplify import Simplify
+from optim.passes.winograd_convolution import WinogradConvolution
+
+PASSES: dict[str, Callable[[], Pass]] = {
+    "affine_as_depthwise": AffineAsDepthwise,
+    "choose_layout": ChooseLayout,
+    "crop_transposed_convolutions": CropTransposedConvolutions,
+    "deduplicate_initializers": DeduplicateInitializers,
+    "eliminate_common_subexpressions": EliminateCommonSubexpressions,
+    "eliminate_noops": EliminateNoops,
+    "expand_gates": ExpandGates,
+    "fold_batchnorm": FoldBatchnorm,
+    "fold_constants": FoldConstants,
+    "fold_pads": FoldPads,
+    "freeze_shapes": FreezeShapes,
+    "fuse_clips": FuseClips,
+    "fuse_gemm": FuseGemm,
+    "fuse_hardswish": FuseHardswish,
+    "fuse_layer_norm": FuseLayerNorm,
+    "fuse_prelu": FusePrelu,
+    "infer_shapes": InferShapes,
+    "inline_functions": InlineFunctions,
+    "keep_reduced_axes": KeepReducedAxes,
+    "lift_constants": LiftConstants,
+    "lrn_as_convolution": LrnAsConvolution,
+    "make_padding_explicit": MakePaddingExplicit,
+    "remove_dead_ends": RemoveDeadEnds,
+    "simplify": Simplify,
+    "winograd_convolution": WinogradConvolution,
+}
+
+FORMS: dict[str, tuple[SpeedPass, ...]] = {
+    "affine_as_depthwise": (AffineAsDepthwise(),),
+    "expand_gates": (ExpandGates(),),
+    "lrn_as_convolution": (LrnAsConvolution(),),
+    "winograd_convolution": (WinogradConvolution(4), WinogradConvolution(3), WinogradConvolution(2)),
+}
+"""Passes that pay only sometimes, with their forms: in a recipe, a site is rewritten only where one of them
+is measured to be faster there."""
