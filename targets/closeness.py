@@ -1,0 +1,81 @@
+"""How far an output lies from its reference: the two figures a bundle is gated by.
+
+- ``max_abs_over_range``: max|got − ref| / (max ref − min ref). A constant reference has no range; its
+magnitude
+  stands in, and 1 where that is 0 as well.
+- ``snr_db``: 10·log10(Σ ref² / Σ (got − ref)²); infinite where nothing differs.
+
+Both are computed in float64. Values that are NaN or infinite must be so at the same places in both.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+
+from optim.contract import Array
+
+
+@dataclass(frozen=True)
+class Gate:
+    """When two outputs count as the same."""
+
+    max_abs_over_range: float = 2e-5
+    snr_db: float = 90.0
+
+    def passes(self, closeness: Closeness) -> bool:
+        """Whether both bounds hold; a NaN figure passes nothing."""
+        return closeness.max_abs_over_range <= self.max_abs_over_range and closeness.snr_db >= self.snr_db
+
+
+@dataclass(frozen=True)
+class Closeness:
+    """The two figures."""
+
+    max_abs_over_range: float
+    snr_db: float
+
+
+APART = Closeness(math.inf, -math.inf)
+LEAST_PROBABILITY = 1e-30  # below it float32 softmax flushes to zero, and its logarithm says nothing
+
+
+def closeness(got: Array, ref: Array, *, softmax: bool = False) -> Closeness:
+    """Figures for one output; ``APART`` where shapes differ or non-finite values disagree.
+
+    Probabilities (``softmax``) are compared as logarithms, ahead of saturation, unless some have vanished
+    (below 1e-30) on either side: then as they are.
+    """
+    if got.shape != ref.shape or got.dtype != ref.dtype:
+        return APART
+    if softmax and got.dtype.kind == "f" and got.size and min(got.min(), ref.min()) >= LEAST_PROBABILITY:
+        return closeness(np.log(got.astype(np.float64)), np.log(ref.astype(np.float64)))
+    if got.dtype.kind not in "fiub" and got.dtype.name not in ("bfloat16",):
+        return Closeness(0.0, math.inf) if np.array_equal(got, ref) else APART
+    a, b = got.astype(np.float64).ravel(), ref.astype(np.float64).ravel()
+    finite = np.isfinite(b)
+    if not np.array_equal(finite, np.isfinite(a)) or not np.array_equal(
+        a[~finite], b[~finite], equal_nan=True
+    ):
+        return APART
+    a, b = a[finite], b[finite]
+    if b.size == 0:
+        return Closeness(0.0, math.inf)
+    delta = np.abs(a - b)
+    scale = float(b.max() - b.min()) or float(np.abs(b).max()) or 1.0
+    noise, signal = float(delta @ delta), float(b @ b)
+    if noise == 0.0:
+        return Closeness(0.0, math.inf)
+    snr = 10.0 * math.log10(signal / noise) if signal > 0.0 else -math.inf
+    return Closeness(float(delta.max()) / scale, snr)
+
+
+def worst(figures: Iterable[Closeness]) -> Closeness:
+    """The largest difference and the smallest ratio; ``APART`` of nothing: nothing compared is a failure."""
+    seen = list(figures)
+    if not seen:
+        return APART
+    return Closeness(max(c.max_abs_over_range for c in seen), min(c.snr_db for c in seen))

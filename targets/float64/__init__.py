@@ -1,0 +1,1 @@
+"""Evaluation of ONNX graphs in float64, on NumPy or CuPy arrays: what rounding is measured against."""

@@ -1,0 +1,136 @@
+"""Check this bundle where it is deployed: python verify.py
+
+Every file must have the digest in manifest.json, no file may be missing or added, and the model must answer
+every reference within the gate. Needs numpy and the target's runtime, nothing else. Exit code 0: all holds.
+1: something does not. 4: a runtime is missing.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+# A file slipped in beside this script must not be imported before it has been found.
+sys.path[:] = [entry for entry in sys.path if entry and Path(entry).resolve() != HERE]
+sys.dont_write_bytecode = True  # a __pycache__ would be a file that the manifest does not list
+
+import hashlib  # noqa: E402
+import json  # noqa: E402
+import math  # noqa: E402
+from typing import Any  # noqa: E402
+
+
+def digest(file: Path) -> str:
+    """SHA-256 of a file, in pieces."""
+    found = hashlib.sha256()
+    with file.open("rb") as stream:
+        while chunk := stream.read(1 << 20):
+            found.update(chunk)
+    return found.hexdigest()
+
+
+def leaves_the_folder(name: str) -> bool:
+    """Whether a path in the manifest could point outside the bundle."""
+    parts = name.split("/")
+    return any(part in ("", ".", "..") for part in parts) or bool(set(name) & set("\\:\0"))
+
+
+def integrity_problems(manifest: dict[str, Any]) -> list[str]:
+    """Every way in which this folder differs from its manifest."""
+    problems = []
+    guard = HERE / "manifest.json.sha256"
+    if guard.is_symlink() or not guard.is_file():
+        problems.append("manifest.json.sha256 is missing")
+    elif guard.read_bytes() != f"{digest(HERE / 'manifest.json')}  manifest.json\n".encode():
+        problems.append("manifest.json does not match manifest.json.sha256")
+    for name, entry in manifest["files"].items():
+        file = HERE / name
+        if leaves_the_folder(name):
+            problems.append(f"the manifest lists {name!r}, which points outside the bundle")
+        elif file.is_symlink() or not file.is_file():
+            problems.append(f"{name} is missing or is no plain file")
+        elif file.stat().st_size != entry["bytes"] or digest(file) != entry["sha256"]:
+            problems.append(f"{name} does not have the size and digest in the manifest")
+    found = {f.relative_to(HERE).as_posix() for f in HERE.rglob("*") if f.is_symlink() or not f.is_dir()}
+    listed = {*manifest["files"], "manifest.json", "manifest.json.sha256"}
+    problems += [f"{name} is not in the manifest" for name in sorted(found - listed)]
+    needed = {*manifest["artefact"]["files"], *manifest["references"], "runtime.py"}
+    problems += [f"{name} is not listed in the manifest" for name in sorted(needed - {*manifest["files"]})]
+    if not manifest["references"]:
+        problems.append("there are no references to replay")
+    return problems
+
+
+def closeness(np: Any, got: Any, ref: Any, softmax: bool = False) -> tuple[float, float]:
+    """(max|got - ref| / range, SNR in dB); (inf, -inf) where shapes or non-finite values differ.
+
+    Probabilities are compared as logarithms, unless some have vanished on either side.
+    """
+    if got.shape != ref.shape or got.dtype != ref.dtype:
+        return math.inf, -math.inf
+    if softmax and got.dtype.kind == "f" and got.size and min(got.min(), ref.min()) >= 1e-30:
+        return closeness(np, np.log(got.astype(np.float64)), np.log(ref.astype(np.float64)))
+    if got.dtype.kind not in "fiub":
+        return (0.0, math.inf) if np.array_equal(got, ref) else (math.inf, -math.inf)
+    a, b = got.astype(np.float64).ravel(), ref.astype(np.float64).ravel()
+    finite = np.isfinite(b)
+    if not np.array_equal(finite, np.isfinite(a)) or not np.array_equal(
+        a[~finite], b[~finite], equal_nan=True
+    ):
+        return math.inf, -math.inf
+    a, b = a[finite], b[finite]
+    if b.size == 0:
+        return 0.0, math.inf
+    delta = np.abs(a - b)
+    noise, signal = float(delta @ delta), float(b @ b)
+    if noise == 0.0:
+        return 0.0, math.inf
+    scale = float(b.max() - b.min()) or float(np.abs(b).max()) or 1.0
+    return float(delta.max()) / scale, 10.0 * math.log10(signal / noise) if signal > 0.0 else -math.inf
+
+
+def replay(np: Any, runtime: Any, manifest: dict[str, Any]) -> bool:
+    """Run every model of the bundle on every reference; print and judge each output."""
+    gate = manifest["gate"]
+    probabilities = {entry["name"] for entry in manifest["outputs"] if entry["head"] == "softmax"}
+    good = True
+    for model in manifest["artefact"]["options"].get("runnable", manifest["artefact"]["files"][:1]):
+        run = runtime.load(HERE, manifest, model)
+        for reference in manifest["references"]:
+            with np.load(HERE / reference, allow_pickle=False) as stored:
+                feeds = {k[3:]: stored[k] for k in stored.files if k.startswith("in|")}
+                expected = {k[4:]: stored[k] for k in stored.files if k.startswith("out|")}
+            got = run(feeds)
+            good = good and bool(expected)
+            for output, ref in expected.items():
+                share, snr = closeness(np, got[output], ref, output in probabilities)
+                held = share <= gate["max_abs_over_range"] and snr >= gate["snr_db"]
+                good = good and held
+                verdict = "ok  " if held else "FAIL"
+                print(f"{verdict} {model} {reference} {output}: max|d|/range {share:.3g}, SNR {snr:.1f} dB")
+    return good
+
+
+def main() -> int:
+    manifest = json.loads((HERE / "manifest.json").read_text(encoding="utf-8"))
+    problems = integrity_problems(manifest)
+    if problems:
+        print("\n".join(["NOT INTACT", *problems]))
+        return 1
+    sys.path.append(str(HERE))  # last: installed packages come first
+    try:
+        import numpy as np
+        import runtime  # type: ignore[import-not-found]
+    except ImportError as error:
+        print(f"every file is intact, but nothing was executed: {error}")
+        return 4
+    gate = manifest["gate"]
+    print(f"{manifest['name']} on {runtime.VERSION}; every file is intact")
+    good = replay(np, runtime, manifest)
+    print(f"{'VERIFIED' if good else 'FAILED'} (gate {gate['max_abs_over_range']:g}, {gate['snr_db']:g} dB)")
+    return 0 if good else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
