@@ -6,12 +6,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
-from typing import Protocol, TypeAlias
-
-import onnx_ir as ir
+from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 from optim.contract import TensorSpec
 from targets.contract import Session
+
+if TYPE_CHECKING:  # loading it takes half a second
+    import onnx_ir as ir
 
 Progress: TypeAlias = Callable[[str, float], None]
 """Called with a short text and the fraction done in [0, 1]."""
@@ -130,6 +131,9 @@ class Converted:
     notes: tuple[str, ...] = ()
     layers: tuple[SourceLayer, ...] = ()
     seconds: Mapping[str, float] = field(default_factory=dict)  # load, convert
+    # Output name -> bound on max|difference| in its own unit, where the source computes in integers and its
+    # own kernels differ by more than the common gate; empty for floating-point models.
+    tolerance: Mapping[str, float] = field(default_factory=dict)
 
 
 class Source(Protocol):

@@ -1,0 +1,76 @@
+"""How far TFLite's own kernel sets lie apart on an integer model: the yardstick for its conversion.
+
+The built-in kernels round twice when they scale an integer sum, XNNPACK's round once. Each such step can move
+a result by one, and a deep network carries that on: on one and the same file the two differ by several steps.
+A conversion that computes in float32 with QuantizeLinear in between cannot be held to less.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from optim.errors import UserError
+from pipeline.sources import check_feeds
+from pipeline.sources.contract import ConvertRequest
+from pipeline.sources.tflite_model import Subgraph
+from pipeline.sources.tflite_session import Kernels, TfliteSession
+
+_SEEDS = range(4)
+
+
+def computes_in_integers(subgraph: Subgraph) -> bool:
+    """Whether some operator's result is quantised."""
+    produced = {index for operator in subgraph.operators for index in operator.outputs}
+    return any(
+        subgraph.tensors[index].quantization is not None and subgraph.tensors[index].dtype.itemsize <= 2
+        for index in produced
+    )
+
+
+def tolerance(request: ConvertRequest, subgraph: Subgraph) -> dict[str, float]:
+    """For each output, a bound on max|Δ| in its own unit: one step and twice the kernels' spread."""
+    if not computes_in_integers(subgraph):
+        return {}
+    spread = _spread(request)
+    allowed: dict[str, float] = {}
+    for index in subgraph.outputs:
+        tensor = subgraph.tensors[index]
+        step = 1.0 if tensor.dtype.kind in "iu" else _step_behind(subgraph, index)
+        allowed[tensor.name] = step + 2.0 * spread.get(tensor.name, 0.0)
+    return allowed
+
+
+def _spread(request: ConvertRequest) -> dict[str, float]:
+    """Largest difference of each output between two kernel sets; empty where no second set runs the model."""
+    for kernels in (Kernels.FASTEST, Kernels.REFERENCE):
+        with TfliteSession(request) as plain:
+            for free in check_feeds.candidates(plain.inputs):
+                try:
+                    with TfliteSession(request, kernels) as other:
+                        return _largest_difference(plain, other, free)
+                except UserError:  # not these sizes, or not these kernels
+                    continue
+    return {}
+
+
+def _largest_difference(
+    plain: TfliteSession, other: TfliteSession, free: check_feeds.FreeSizes
+) -> dict[str, float]:
+    specs = plain.inputs
+    feeds = [check_feeds.zeros(specs, free), *(check_feeds.random(specs, free, seed) for seed in _SEEDS)]
+    found: dict[str, float] = {}
+    for feed in feeds:
+        ours, theirs = plain.run(feed), other.run(feed)
+        for name, array in ours.items():
+            delta = np.abs(array.astype(np.float64) - theirs[name].astype(np.float64))
+            found[name] = max(found.get(name, 0.0), float(delta.max(initial=0.0)))
+    return found
+
+
+def _step_behind(subgraph: Subgraph, output: int) -> float:
+    """The step of the integers that a real output was dequantised from; 0 where it was computed in floats."""
+    for operator in subgraph.operators:
+        if output in operator.outputs and operator.name == "DEQUANTIZE":
+            quantization = subgraph.tensors[operator.inputs[0]].quantization
+            return 0.0 if quantization is None else float(quantization.scales.max())
+    return 0.0

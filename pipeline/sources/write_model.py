@@ -1,0 +1,142 @@
+"""Write a converted model without ever holding its weights twice.
+
+``ModelProto`` is built without the large initializers; these are appended to the serialised graph one by one,
+which protobuf reads as one message (repeated fields may come in pieces:
+https://protobuf.dev/programming-guides/encoding/#last-one-wins). Models that do not fit in one message
+get their weights beside them, in ``<name>.data``.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+from onnx_ir import serde
+
+from optim import model as onnx_file
+from optim.errors import UserError
+
+STREAMED_BYTES = 1 << 20
+"""Initializers from this size on are streamed."""
+
+_MODEL_GRAPH_TAG = (7 << 3) | 2  # ModelProto.graph
+_GRAPH_INITIALIZER_TAG = (5 << 3) | 2  # GraphProto.initializer
+_TENSOR_RAW_DATA_TAG = (9 << 3) | 2  # TensorProto.raw_data
+
+
+@dataclass(frozen=True)
+class Written:
+    """A model written aside, with the data file beside it if there is one."""
+
+    file: Path
+    data: Path | None
+
+    def move_to(self, out: Path) -> None:
+        """Put it in place, data first."""
+        try:
+            if self.data is not None:
+                self.data.replace(out.with_name(self.data.name))
+            self.file.replace(out)
+        except OSError as error:
+            raise UserError(f"cannot write: {error.strerror}", where=str(out)) from error
+
+
+def write_model(model: ir.Model, file: Path) -> Written:
+    """Write ``model`` to ``file``: the same bytes for the same model.
+
+    Raises:
+        UserError: the disk is full or the folder cannot be written.
+    """
+    try:
+        if onnx_file.weight_bytes(model) > onnx_file.INLINE_LIMIT_BYTES:
+            onnx_file.save(model, file, external=True)
+            return Written(file, file.with_name(file.name + ".data"))
+        with file.open("wb") as stream:
+            _stream(model, stream)
+            stream.flush()
+            os.fsync(stream.fileno())
+    except OSError as error:
+        raise UserError(f"cannot write: {error.strerror}", where=str(file)) from error
+    return Written(file, None)
+
+
+def _stream(model: ir.Model, stream: BinaryIO) -> None:
+    initializers = model.graph.initializers
+    large = {
+        name: value
+        for name, value in initializers.items()
+        if value.const_value is not None
+        and value.const_value.nbytes >= STREAMED_BYTES
+        and value.const_value.dtype.bitwidth >= 8
+        and value.const_value.dtype != ir.DataType.STRING
+    }
+    proto = _without(model, large)
+    graph = proto.graph.SerializeToString(deterministic=True)
+    proto.ClearField("graph")
+    heads = [(_tensor_head(value), value) for value in large.values()]
+    entries = [(_tensor_size(head, value), head, value) for head, value in heads]
+    total = len(graph) + sum(1 + len(_varint(size)) + size for size, _, _ in entries)
+    stream.write(proto.SerializeToString(deterministic=True))
+    stream.write(bytes([_MODEL_GRAPH_TAG]) + _varint(total))
+    stream.write(graph)
+    for size, head, value in entries:
+        stream.write(bytes([_GRAPH_INITIALIZER_TAG]) + _varint(size) + head)
+        assert value.const_value is not None
+        nbytes = value.const_value.nbytes
+        stream.write(bytes([_TENSOR_RAW_DATA_TAG]) + _varint(nbytes))
+        for piece in _pieces(value.const_value):
+            stream.write(piece)
+
+
+def _without(model: ir.Model, large: dict[str, ir.Value]) -> onnx.ModelProto:
+    """``model`` as a proto that lacks the initializers ``large``."""
+    graph = model.graph
+    try:
+        for name in large:
+            del graph.initializers[name]
+        return serde.serialize_model(model)
+    finally:
+        kept = dict(graph.initializers)
+        graph.initializers.clear()
+        for value in [*large.values(), *kept.values()]:
+            graph.initializers.add(value)
+
+
+def _tensor_head(value: ir.Value) -> bytes:
+    """A TensorProto without its data."""
+    tensor = value.const_value
+    assert tensor is not None
+    proto = onnx.TensorProto(
+        name=value.name, data_type=int(tensor.dtype), dims=[int(d) for d in tensor.shape.numpy()]
+    )
+    head: bytes = proto.SerializeToString(deterministic=True)
+    return head
+
+
+def _tensor_size(head: bytes, value: ir.Value) -> int:
+    assert value.const_value is not None
+    nbytes = value.const_value.nbytes
+    return len(head) + 1 + len(_varint(nbytes)) + nbytes
+
+
+def _pieces(tensor: ir.TensorProtocol) -> Iterator[Any]:
+    array = np.ascontiguousarray(tensor.numpy())
+    if array.dtype.byteorder == ">":
+        array = array.astype(array.dtype.newbyteorder("<"))
+    yield array.reshape(-1).view(np.uint8).data
+
+
+def _varint(number: int) -> bytes:
+    """Base-128 encoding, least significant group first."""
+    out = bytearray()
+    while number > 0x7F:
+        out.append((number & 0x7F) | 0x80)
+        number >>= 7
+    out.append(number)
+    return bytes(out)
