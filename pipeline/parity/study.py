@@ -1,0 +1,293 @@
+"""Is it still the same model? Source against converted, before against after, each against float64.
+
+Inputs: zeros, seeded random ones, edge cases, and the user's data; several batch sizes where free.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import onnx_ir as ir
+
+from optim.contract import Feeds, Outputs, TensorSpec
+from optim.errors import UnsupportedModelError, UserError
+from optim.heads import saturating_heads
+from optim.model import load
+from pipeline.config import GateConfig, ParityConfig
+from pipeline.feeds import Dataset, batch_size, batches, edge_cases, free_batch, random, ranges_of, zeros
+from pipeline.parity.compare import Contender, Question, Truth, compare_pair, compare_three, evaluate_truth
+from pipeline.parity.first_divergence import first_divergence
+from pipeline.parity.runtime_choice import RuntimeChoice, choose_optimization, distance
+from pipeline.parity.signatures import check_signatures
+from pipeline.parity.study_data import DATA_BATCH, study_data
+from pipeline.records import AccuracyRecord, ComparisonRecord, DivergenceRecord, ParityRecord
+from pipeline.sources.contract import Progress, no_progress
+from targets.contract import Session
+from targets.reference import Float64Session, OptimizationLevel, OrtSession
+
+
+def study(
+    source: Session,
+    converted: Path,
+    optimized: Path,
+    dataset: Dataset | None,
+    config: ParityConfig,
+    progress: Progress = no_progress,
+    *,
+    threads: int = 1,
+) -> ParityRecord:
+    """Compare the source, the converted and the optimised model on all feeds.
+
+    The converted model runs in ONNX Runtime with its optimisations off; the optimised one at the fastest
+    level that stays near the float64 truth.
+
+    Raises:
+        UserError: the models' inputs or outputs differ, or the data do not fit or give non-finite results.
+    """
+    started = time.perf_counter()
+    with OrtSession(converted, optimization="off", threads=threads) as probe:
+        specs, names = concrete_specs(probe.inputs, dataset), tuple(o.name for o in probe.outputs)
+        check_signatures("source", source, "converted", probe)
+    feeds = synthetic_feeds(specs, config, dataset)
+    notices: list[str] = []
+    progress("float64", 0.0)
+    before, truth_session = _open_plain(converted, threads)
+    truths = evaluate_truth(truth_session, feeds, before.heads, notices) if config.float64 else {}
+    progress("source", 0.2)
+    source_contender = Contender("source", source)
+    source_outputs = {name: source.run(feed) for name, feed in feeds.items()}
+    choice = _choose(optimized, feeds, truths, source_outputs, names, config.gate, threads)
+    if choice is not None and choice.notice:
+        notices.append(choice.notice)
+    level = "all" if choice is None else choice.level
+    heads_after = saturating_heads(load(optimized))
+    after = Contender(
+        "optimized",
+        OrtSession(
+            optimized, optimization=level, threads=threads, expose=[h.logits for h in heads_after.values()]
+        ),
+        heads_after,
+    )
+    check_signatures("converted", before.session, "optimized", after.session, names)
+    comparisons: list[ComparisonRecord] = []
+    for index, (label, feed) in enumerate(feeds.items()):
+        progress(f"comparing on {label}", 0.3 + 0.5 * index / len(feeds))
+        runs = (source_outputs[label], before.session.run(feed), after.session.run(feed))
+        comparisons += compare_three(
+            label, names, (source_contender, before, after), runs, truths.get(label), config.gate, notices
+        )
+    accuracies: tuple[AccuracyRecord, ...] = ()
+    reasons: list[str] = []
+    if dataset is not None:
+        progress("comparing on the data", 0.85)
+        contenders = (source_contender, before, after)
+        rows, accuracies, reasons = study_data(
+            dataset, specs, names, contenders, truth_session if truths else None, config.gate
+        )
+        comparisons += rows
+    before.session.close()
+    after.session.close()
+    divergence = None
+    failed = {c.feed: feeds[c.feed] for c in comparisons if not c.passed and c.feed in feeds}
+    if failed and any(c.question == "before_vs_after" and not c.passed for c in comparisons):
+        progress("looking for the first divergence", 0.95)
+        divergence = _diverge(load(converted), load(optimized), failed, level, notices)
+    progress("parity", 1.0)
+    settings = runtime_settings(before.session, after.session, choice, bool(truths))
+    seconds = time.perf_counter() - started
+    return summary(comparisons, accuracies, config.gate, settings, notices, reasons, seconds, divergence)
+
+
+def compare_models(
+    a: Session,
+    b: Session,
+    feeds: Mapping[str, Feeds],
+    gate: GateConfig,
+    *,
+    names: tuple[str, str] = ("a", "b"),
+    question: Question = "reference_vs_artefact",
+    truth: Float64Session | None = None,
+    models: tuple[ir.Model, ir.Model] | None = None,
+) -> ParityRecord:
+    """Compare two models on given feeds; ``a`` is the reference.
+
+    ``models``: the ONNX graphs behind the two, where there are any: then a failure is traced to its node.
+
+    Raises:
+        UserError: inputs or outputs differ in name, count, dtype or shape; the reference is not finite;
+            there are no feeds.
+    """
+    started = time.perf_counter()
+    check_signatures(names[0], a, names[1], b, dtypes=True)
+    left, right = Contender(names[0], a), Contender(names[1], b)
+    outputs = tuple(o.name for o in b.outputs)
+    notices: list[str] = []
+    comparisons: list[ComparisonRecord] = []
+    truths = evaluate_truth(truth, feeds, {}, notices) if truth is not None else {}
+    for label, feed in feeds.items():
+        comparisons += compare_pair(
+            question, label, outputs, left, right, a.run(feed), b.run(feed), gate, truths.get(label)
+        )
+    settings = {
+        f"{n}.{k}": v
+        for n, s in zip(names, (a, b), strict=True)
+        for k, v in getattr(s, "settings", {}).items()
+    }
+    failed = {c.feed: feeds[c.feed] for c in comparisons if not c.passed}
+    divergence = _diverge(*models, failed, "off", notices) if models is not None and failed else None
+    return summary(comparisons, (), gate, settings, notices, [], time.perf_counter() - started, divergence)
+
+
+def _diverge(
+    a: ir.Model,
+    b: ir.Model,
+    feeds: Mapping[str, Feeds],
+    level: OptimizationLevel,
+    notices: list[str],
+) -> DivergenceRecord | None:
+    """Where the two part; None, with a notice, where that cannot be found out."""
+    try:
+        found = first_divergence(a, b, feeds, optimization=level)
+    except UnsupportedModelError as error:
+        notices.append(f"the first divergence cannot be found: {error.what}")
+        return None
+    if found is None:
+        notices.append("no single tensor parts beyond the noise: the difference is spread over the network")
+        return None
+    notices.append(f"first divergence at {found.tensor}: {found.cause.value}. {found.detail}")
+    return found.record()
+
+
+def feeds_for(a: Session, config: ParityConfig, dataset: Dataset | None = None) -> dict[str, Feeds]:
+    """The feeds of a comparison without a config: synthetic ones, and the data in whole where given."""
+    specs = concrete_specs(a.inputs, dataset)
+    feeds = synthetic_feeds(specs, config, dataset)
+    if dataset is not None:
+        for batch in batches(dataset, specs, DATA_BATCH):
+            feeds[f"data[{batch.start}:{batch.start + batch.count}]"] = batch.feeds
+    return feeds
+
+
+# --- feeds ---------------------------------------------------------------------------------------
+
+
+def concrete_specs(specs: Sequence[TensorSpec], dataset: Dataset | None) -> tuple[TensorSpec, ...]:
+    """Input specs whose free dimensions, but the first, take their sizes from the data."""
+    if dataset is None:
+        return tuple(specs)
+    concrete = []
+    for spec in specs:
+        array = dataset.feeds.get(spec.name)
+        if array is not None and array.ndim == len(spec.shape):
+            shape = tuple(
+                d if i == 0 or isinstance(d, int) else int(array.shape[i]) for i, d in enumerate(spec.shape)
+            )
+            spec = replace(spec, shape=shape)  # noqa: PLW2901
+        concrete.append(spec)
+    return tuple(concrete)
+
+
+def synthetic_feeds(
+    specs: Sequence[TensorSpec], config: ParityConfig, dataset: Dataset | None
+) -> dict[str, Feeds]:
+    """Zeros and random inputs at each batch size, edge cases at the first."""
+    ranges = ranges_of(dataset) if dataset is not None else None
+    sizes = config.batch_sizes if free_batch(specs) else (batch_size(specs, 1),)
+    feeds: dict[str, Feeds] = {}
+    for size in sizes:
+        feeds[f"zeros/batch={size}"] = zeros(specs, size)
+        for seed in config.seeds:
+            feeds[f"random(seed={seed})/batch={size}"] = random(specs, seed, size, ranges)
+    feeds |= {f"{k}/batch={sizes[0]}": v for k, v in edge_cases(specs, sizes[0], ranges).items()}
+    return feeds
+
+
+# --- runs ----------------------------------------------------------------------------------------
+
+
+def _open_plain(converted: Path, threads: int) -> tuple[Contender, Float64Session]:
+    heads = saturating_heads(load(converted))
+    logits = [h.logits for h in heads.values()]
+    session = OrtSession(converted, optimization="off", threads=threads, expose=logits)
+    return Contender("converted", session, heads), Float64Session(converted, expose=logits)
+
+
+def _choose(
+    optimized: Path,
+    feeds: Mapping[str, Feeds],
+    truths: Mapping[str, Truth],
+    source_outputs: Mapping[str, Outputs],
+    names: Sequence[str],
+    gate: GateConfig,
+    threads: int,
+) -> RuntimeChoice | None:
+    usual = {label: f for label, f in feeds.items() if label.startswith(("zeros", "random"))}
+    if not usual or any(label not in truths for label in usual):
+        return None
+    errors = [
+        distance(truths[label].outputs, source_outputs[label], truths[label].heads, tuple(names))
+        for label in usual
+    ]
+    return choose_optimization(
+        optimized,
+        usual,
+        {label: truths[label].outputs for label in usual},
+        gate,
+        source_error=max(errors, default=None),
+        threads=threads,
+    )
+
+
+# --- the record ----------------------------------------------------------------------------------
+
+
+def runtime_settings(
+    before: Session, after: Session, choice: RuntimeChoice | None, float64: bool
+) -> dict[str, str]:
+    """What the comparison ran on, so that it can be repeated."""
+    settings = {"float64_truth": "numpy" if float64 else "none", "tf32": "not used (CPU)"}
+    for name, session in (("converted", before), ("optimized", after)):
+        settings |= {f"{name}.{k}": v for k, v in getattr(session, "settings", {}).items()}
+    for entry in choice.levels if choice else ():
+        settings[f"optimized.error_at_{entry.level}"] = f"{entry.error:.3g}"
+    return settings
+
+
+def summary(
+    comparisons: Sequence[ComparisonRecord],
+    accuracies: tuple[AccuracyRecord, ...],
+    gate: GateConfig,
+    settings: dict[str, str],
+    notices: Sequence[str],
+    reasons: Sequence[str],
+    seconds: float,
+    divergence: DivergenceRecord | None = None,
+) -> ParityRecord:
+    """The record of a study; its metrics are those of the worst comparison.
+
+    Raises:
+        UserError: nothing was compared.
+    """
+    if not comparisons:
+        raise UserError(
+            "nothing was compared", where="parity", expected="at least one finite output on one input"
+        )
+    failed = [c for c in comparisons if not c.passed]
+    worst = max(failed or comparisons, key=lambda c: c.metrics.max_abs_over_range)
+    passed = not failed and not reasons
+    return ParityRecord(
+        status="ok" if passed else "gate_not_met",
+        passed=passed,
+        gate=gate.model_dump(),
+        comparisons=tuple(comparisons),
+        accuracy=accuracies,
+        metrics=worst.metrics,
+        first_divergence=divergence,
+        runtime_settings=settings,
+        notices=tuple(dict.fromkeys(notices)),
+        reasons=tuple(reasons),
+        seconds=seconds,
+    )

@@ -1,0 +1,70 @@
+"""Layers compared as a stream."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+
+from pipeline.parity.compare_layers import compare_layers, feature_maps, moments
+from pipeline.parity.runtime_values import grouped, runtime_values
+from targets.reference import OrtSession
+
+from .networks import classifier, mobile
+
+FEED = {"x": np.random.default_rng(0).random((2, 3, 12, 12), dtype=np.float32)}
+
+
+@pytest.fixture
+def pair(tmp_path):
+    model = mobile(size=12, blocks=1)
+    ir.save(model, tmp_path / "a.onnx")
+    weight = model.graph.initializers["weight_8"]
+    weight.const_value = ir.tensor(weight.const_value.numpy() * np.float32(1.01), name="weight_8")
+    ir.save(model, tmp_path / "b.onnx")
+    return tmp_path / "a.onnx", tmp_path / "b.onnx"
+
+
+def test_each_tensor_has_a_row_and_errors_start_at_the_change(pair):
+    rows = list(compare_layers(*pair, FEED))
+    names = [v.name for node in ir.load(pair[0]).graph for v in node.outputs]
+    assert [r.tensor for r in rows] == names
+    assert np.median([r.error_a for r in rows]) < 2e-5
+    wrong = [r.tensor for r in rows if r.error_b > 1e-4 + 2 * r.error_a]
+    reader = next(n for n in ir.load(pair[0]).graph if any(v.name == "weight_8" for v in n.inputs))
+    assert wrong[0] == reader.outputs[0].name
+    assert rows[0].metrics.max_abs == 0
+
+
+def test_mean_and_variance_are_those_of_the_tensors(pair):
+    row = next(r for r in compare_layers(*pair, FEED) if r.op == "Clip")
+    value = OrtSession(pair[0], optimization="off", expose=[row.tensor]).run(FEED)[row.tensor]
+    assert row.mean_a == pytest.approx(value.mean(dtype=np.float64))
+    assert row.variance_a == pytest.approx(value.var(dtype=np.float64))
+    assert row.shape == value.shape
+
+
+@pytest.mark.parametrize("budget", [1, 8_000, 1 << 30])
+def test_the_memory_budget_changes_nothing(pair, budget):
+    assert list(compare_layers(*pair, FEED, budget_bytes=budget)) == list(compare_layers(*pair, FEED))
+
+
+def test_groups_fit_the_budget():
+    sizes = {"a": 5, "b": 5, "c": 100, "d": 1, "e": 9}
+    assert list(grouped(sizes, 10)) == [("a", "b"), ("c",), ("d", "e")]
+    assert list(grouped({}, 10)) == []
+
+
+def test_runtime_values_of_a_model_in_memory():
+    model = classifier()
+    feed = {"x": np.zeros((1, 3, 16, 16), np.float32)}
+    values = dict(runtime_values(model, feed, {"logits:0": 40, "y": 40}))
+    assert values["logits:0"].shape == values["y"].shape == (1, 10)
+
+
+def test_moments_and_maps():
+    assert moments(np.array([1.0, 3.0])) == (2.0, 1.0)
+    assert np.isnan(moments(np.zeros(0))).all()
+    maps = feature_maps(np.arange(24).reshape(1, 6, 2, 2), most=2)
+    assert [m.tolist() for m in maps] == [[[0, 1], [2, 3]], [[4, 5], [6, 7]]]
+    assert feature_maps(np.zeros((2, 3))) == ()
