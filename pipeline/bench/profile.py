@@ -1,0 +1,117 @@
+"""Where a run's time goes: by node and by operator, and how much of it only moves data to another layout."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from typing import Final
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict
+
+from optim.errors import UserError
+from pipeline.bench.trace import Trace
+
+# Ops that compute nothing: they move data between layouts, devices or types.
+LAYOUT_OPS: Final = frozenset(
+    {"ReorderInput", "ReorderOutput", "Transpose", "MemcpyFromHost", "MemcpyToHost", "Reshape", "Cast"}
+)
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class NodeProfile(_Record):
+    """One node of the graph as it ran."""
+
+    node: str
+    op: str
+    provider: str
+    median_us: float
+    share: float  # of the sum over all nodes
+    output_shapes: tuple[tuple[int, ...], ...]
+
+
+class OpProfile(_Record):
+    """All nodes of one operator."""
+
+    op: str
+    nodes: int
+    median_us: float  # sum of the nodes' medians
+    share: float
+
+
+class ProfileRecord(_Record):
+    """A profile of steady runs. Times are what the profiler saw, its own cost included: use the shares."""
+
+    runs: int
+    run_us: float  # median of a whole run
+    nodes_us: float  # sum of the nodes' medians
+    outside_us: float  # of a run, outside the kernels: scheduling, allocation, the profiler itself
+    nodes: tuple[NodeProfile, ...]  # slowest first
+    ops: tuple[OpProfile, ...]  # slowest first
+    layout_nodes: int  # nodes that only move data
+    layout_share: float
+
+
+def profile(trace: Trace) -> ProfileRecord:
+    """Medians over the runs of a trace.
+
+    Raises:
+        UserError: the trace holds no run or no node.
+    """
+    if not trace.events or not any(trace.events):
+        raise UserError("the trace holds no executed node", hint="give the profiler more runs")
+    times: dict[tuple[int, str], list[float]] = defaultdict(list)
+    known = {}
+    for run in trace.events:
+        spent: dict[tuple[int, str], float] = defaultdict(float)
+        for event in run:  # a node in a loop runs many times
+            spent[event.index, event.node] += event.microseconds
+            known[event.index, event.node] = event
+        for key, value in spent.items():
+            times[key].append(value)
+    medians = {key: float(np.median(values)) for key, values in times.items()}
+    total = sum(medians.values()) or 1.0
+    nodes = sorted(
+        (
+            NodeProfile(
+                node=key[1],
+                op=known[key].op,
+                provider=known[key].provider,
+                median_us=value,
+                share=value / total,
+                output_shapes=known[key].output_shapes,
+            )
+            for key, value in medians.items()
+        ),
+        key=lambda n: -n.median_us,
+    )
+    run_us = float(np.median(trace.run_microseconds))
+    layout = [n for n in nodes if n.op in LAYOUT_OPS]
+    return ProfileRecord(
+        runs=len(trace.events),
+        run_us=run_us,
+        nodes_us=sum(medians.values()),
+        outside_us=max(0.0, run_us - sum(medians.values())),
+        nodes=tuple(nodes),
+        ops=_by_op(nodes),
+        layout_nodes=len(layout),
+        layout_share=sum(n.share for n in layout),
+    )
+
+
+def _by_op(nodes: list[NodeProfile]) -> tuple[OpProfile, ...]:
+    groups: dict[str, list[NodeProfile]] = defaultdict(list)
+    for node in nodes:
+        groups[node.op].append(node)
+    found = [
+        OpProfile(
+            op=op,
+            nodes=len(own),
+            median_us=sum(n.median_us for n in own),
+            share=sum(n.share for n in own),
+        )
+        for op, own in groups.items()
+    ]
+    return tuple(sorted(found, key=lambda o: -o.median_us))

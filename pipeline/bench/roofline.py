@@ -1,0 +1,209 @@
+"""How far a run is from what this machine could do: each node's operations and least bytes against its peaks.
+
+The limit of a node is the longer of operations / peak rate and bytes / bandwidth (Williams, Waterman &
+Patterson, "Roofline", CACM 52(4), 2009). Operations count a multiply-add as two. Bytes are the least that
+must move if a node reads its inputs and weights once and writes its outputs once; small tensors may stay in
+a cache, so a node can be faster than its memory limit.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import subprocess
+import sys
+from typing import Final
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict
+
+from optim.errors import UserError
+from pipeline.bench.profile import NodeProfile, profile
+from pipeline.bench.trace import NodeEvent, Trace
+from pipeline.bench.worker import thread_environment
+
+ITEM_BYTES: Final = {
+    "float": 4, "double": 8, "float16": 2, "bfloat16": 2, "bool": 1, "int8": 1, "uint8": 1,
+    "int16": 2, "uint16": 2, "int32": 4, "uint32": 4, "int64": 8, "uint64": 8,
+}  # fmt: skip
+CONVOLUTIONS: Final = frozenset({"Conv", "FusedConv", "NhwcFusedConv", "QLinearConv", "ConvInteger"})
+PRODUCTS: Final = frozenset(
+    {"MatMul", "FusedMatMul", "Gemm", "FusedGemm", "MatMulInteger", "QLinearMatMul", "DynamicQuantizeMatMul"}
+)
+# They move or rename data; an operation count would flatter them.
+FREE: Final = frozenset(
+    {"Reshape", "Squeeze", "Unsqueeze", "Flatten", "Identity", "Shape", "Transpose", "Concat", "Slice",
+     "Split", "Gather", "Pad", "Cast", "ReorderInput", "ReorderOutput", "Expand", "Tile"}
+)  # fmt: skip
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Peaks(_Record):
+    """What this machine reached in this measurement, with so many threads."""
+
+    threads: int
+    gflop_per_s: float  # float32 matrix product
+    gbyte_per_s: float  # read and write of arrays beyond the caches
+
+
+class NodeRoofline(_Record):
+    """One node against its limit."""
+
+    node: str
+    op: str
+    operations: int
+    bytes: int
+    median_us: float
+    limit_us: float
+    bound: str  # "compute" or "memory"
+    share_of_limit: float  # limit / measured; above 1 where the caches served it
+
+
+class RooflineRecord(_Record):
+    """A model against the machine's limits."""
+
+    peaks: Peaks
+    operations: int
+    least_bytes: int  # of the whole graph if nothing but weights, inputs and outputs touched memory
+    limit_us: float  # sum of the nodes' limits
+    measured_us: float  # sum of the nodes' medians
+    share_of_limit: float
+    note: str  # empty, or why the shares must not be believed
+    nodes: tuple[NodeRoofline, ...]  # those with most time to win first
+
+
+def roofline(trace: Trace, peaks: Peaks) -> RooflineRecord:
+    """Limits of each executed node and of the whole."""
+    if not trace.events or not trace.events[-1]:
+        raise UserError("the trace holds no executed node")
+    medians = {n.node: n for n in profile(trace).nodes}
+    nodes = [_node(event, trace, peaks, medians[event.node]) for event in trace.events[-1]]
+    limit, measured = sum(n.limit_us for n in nodes), sum(n.median_us for n in nodes)
+    first, last = trace.events[-1][0], trace.events[-1][-1]
+    edges = sum(_elements(s) * 4 for s in (*first.input_shapes[:1], *last.output_shapes))
+    return RooflineRecord(
+        peaks=peaks,
+        operations=sum(n.operations for n in nodes),
+        least_bytes=sum(trace.weight_bytes.get(n.node, 0) for n in nodes) + edges,
+        limit_us=limit,
+        measured_us=measured,
+        share_of_limit=limit / measured if measured > 0 else 0.0,
+        note=_note(limit, measured),
+        nodes=tuple(sorted(nodes, key=lambda n: n.limit_us - n.median_us)),
+    )
+
+
+def operations(event: NodeEvent, weights: tuple[tuple[int, ...], ...]) -> int:
+    """Arithmetic operations of one execution; a multiply-add counts two, an elementwise result one.
+
+    Convolutions: 2 · outputs · (C/group) · kH · kW. Products: 2 · outputs · K.
+    """
+    out = _elements(event.output_shapes[0]) if event.output_shapes else 0
+    if event.op in CONVOLUTIONS and weights:
+        return 2 * out * math.prod(weights[0][1:])
+    if event.op == "ConvTranspose" and weights:
+        return 2 * _elements(event.input_shapes[0]) * math.prod(weights[0][1:])
+    if event.op in PRODUCTS:
+        return 2 * out * _inner(event, weights)
+    if event.op in FREE:
+        return 0
+    if "Pool" in event.op or event.op.startswith("Reduce"):
+        return max(out, _elements(event.input_shapes[0]) if event.input_shapes else 0)
+    return out
+
+
+def least_bytes(event: NodeEvent, weight_bytes: int) -> int:
+    """Bytes in, weights, bytes out, each once; inputs take the outputs' item size where it is not known."""
+    item = ITEM_BYTES.get(event.output_dtypes[0], 4) if event.output_dtypes else 4
+    moved = sum(_elements(s) for s in (*event.input_shapes, *event.output_shapes))
+    return item * moved + weight_bytes
+
+
+def measure_peaks(threads: int = 1) -> Peaks:
+    """This machine's rates with ``threads`` threads, measured in a fresh process.
+
+    Raises:
+        UserError: the measuring process failed; with its last words.
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", PEAKS_PROGRAM, str(threads)],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+        env={**os.environ, **thread_environment(threads, allow_spinning=True)},
+    )
+    if done.returncode != 0:
+        said = done.stderr.strip().splitlines() or [f"exit status {done.returncode}"]
+        raise UserError(f"the machine's peaks could not be measured: {said[-1]}")
+    gflop, gbyte = json.loads(done.stdout)
+    return Peaks(threads=threads, gflop_per_s=gflop, gbyte_per_s=gbyte)
+
+
+# Best of several repetitions: a peak is what the machine can do, not what it does on average.
+PEAKS_PROGRAM: Final = """
+import json, sys, time
+from concurrent.futures import ThreadPoolExecutor
+import numpy as np
+threads = int(sys.argv[1])
+def best(work):
+    times, end = [], time.monotonic() + 1.5
+    while time.monotonic() < end or len(times) < 5:
+        begin = time.perf_counter(); work(); times.append(time.perf_counter() - begin)
+    return min(times)
+n = 1024
+a, b = (np.random.default_rng(k).standard_normal((n, n)).astype(np.float32) for k in (0, 1))
+c = np.empty((n, n), np.float32)
+np.matmul(a, b, out=c)
+gflop = 2 * n**3 / best(lambda: np.matmul(a, b, out=c)) / 1e9
+size = 32 << 20  # bytes a thread; four threads' worth lies beyond any cache
+sources = [np.ones(size // 4, np.float32) for _ in range(max(4, threads))]
+targets = [np.zeros(size // 4, np.float32) for _ in sources]
+with ThreadPoolExecutor(threads) as pool:
+    copy = lambda: list(pool.map(np.copyto, targets, sources))
+    copy()
+    gbyte = 2 * size * len(sources) / best(copy) / 1e9
+print(json.dumps([gflop, gbyte]))
+"""
+
+
+def _node(event: NodeEvent, trace: Trace, peaks: Peaks, timed: NodeProfile) -> NodeRoofline:
+    count = operations(event, trace.weight_shapes.get(event.node, ()))
+    moved = least_bytes(event, trace.weight_bytes.get(event.node, 0))
+    compute_us = count / peaks.gflop_per_s / 1e3
+    memory_us = moved / peaks.gbyte_per_s / 1e3
+    limit = max(compute_us, memory_us)
+    return NodeRoofline(
+        node=event.node,
+        op=event.op,
+        operations=count,
+        bytes=moved,
+        median_us=timed.median_us,
+        limit_us=limit,
+        bound="compute" if compute_us >= memory_us else "memory",
+        share_of_limit=limit / timed.median_us if timed.median_us > 0 else 0.0,
+    )
+
+
+def _note(limit_us: float, measured_us: float) -> str:
+    if limit_us <= measured_us:
+        return ""
+    return "faster than the limit: the machine was busier when its peaks were measured, or caches served"
+
+
+def _inner(event: NodeEvent, weights: tuple[tuple[int, ...], ...]) -> int:
+    """The summed-over dimension K of a product, from the weights [K, N] or the left factor."""
+    out = event.output_shapes[0]
+    if weights and len(weights[0]) == 2 and out and weights[0][1] == out[-1]:
+        return weights[0][0]
+    if weights and len(weights[0]) == 2 and out and weights[0][0] == out[-1]:  # Gemm with transB
+        return weights[0][1]
+    return event.input_shapes[0][-1] if event.input_shapes and event.input_shapes[0] else 0
+
+
+def _elements(shape: tuple[int, ...]) -> int:
+    return int(np.prod(shape, dtype=np.int64))

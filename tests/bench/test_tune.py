@@ -1,0 +1,139 @@
+"""The tuner on simulated contenders of known speed, and once on real processes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from optim.errors import GateNotMetError, UserError
+from pipeline.bench.contender import Contender
+from pipeline.bench.measure import Schedule
+from pipeline.bench.stats import Groups
+from pipeline.bench.tune import Measure, Race, cpu_candidates, tune
+
+
+def named(*names: str) -> list[Contender]:
+    return [Contender(name=n, kind="busy_wait", model="1") for n in names]
+
+
+def simulated(speeds: dict[str, float], log: list[list[str]], seed: int = 0) -> Measure:
+    """Latencies with 1 % between processes and 2 % between rounds."""
+    rng = np.random.default_rng(seed)
+
+    def measure(contenders: Sequence[Contender], processes: int, schedule: Schedule) -> Groups:
+        log.append([c.name for c in contenders])
+        rounds = max(24, int(schedule.min_duration_s * 100))
+        load = rng.normal(0, 0.1, rounds)
+        return {
+            c.name: [
+                [
+                    np.array([speeds[c.name] * np.exp(b + load[r] + rng.normal(0, 0.02))])
+                    for r in range(rounds)
+                ]
+                for b in rng.normal(0, 0.01, processes)
+            ]
+            for c in contenders
+        }
+
+    return measure
+
+
+def test_the_fastest_wins_and_the_slow_leave_early() -> None:
+    log: list[list[str]] = []
+    speeds = {"default": 2.0, "fast": 1.0, "slow": 5.0, "near": 1.3}
+    record = tune(named(*speeds), {}, Race(budget_s=60), measure=simulated(speeds, log))
+    assert record.winner.name == "fast"
+    assert record.interval[0] < 0.5 < record.interval[1]
+    assert {d.name: d.stage for d in record.dropped}["slow"] == 1
+    assert log[-1] == ["default", "fast"]
+    assert sum("slow" in stage for stage in log) == 1
+    assert not record.out_of_time
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_the_winner_is_within_three_percent_of_the_best(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    speeds = {f"c{k}": float(v) for k, v in enumerate(rng.uniform(1.0, 1.5, 8))}
+    record = tune(named(*speeds), {}, Race(budget_s=60, seed=seed), measure=simulated(speeds, [], seed))
+    assert speeds[record.winner.name] <= 1.03 * min(speeds.values())
+
+
+def test_parity_comes_before_speed() -> None:
+    speeds = {"default": 2.0, "wrong": 1.0}
+    log: list[list[str]] = []
+    record = tune(
+        named(*speeds),
+        {},
+        Race(budget_s=60),
+        parity=lambda c: "max|Δ| 0.1 over the bound" if c.name == "wrong" else "",
+        measure=simulated(speeds, log),
+    )
+    assert record.winner.name == "default"
+    assert (record.ratio, record.interval) == (1.0, (1.0, 1.0))
+    assert record.dropped[0].reason == "parity: max|Δ| 0.1 over the bound"
+    assert all("wrong" not in stage for stage in log)
+    with pytest.raises(GateNotMetError, match="same model"):
+        tune(named("a"), {}, Race(budget_s=60), parity=lambda _: "no", measure=simulated({"a": 1}, []))
+
+
+def test_an_interrupted_race_goes_on_where_it_was(tmp_path: Path) -> None:
+    speeds = {"default": 1.0, "slow": 3.0, "near": 1.004}
+    state = tmp_path / "race.json"
+    calls: list[list[str]] = []
+    real = simulated(speeds, calls)
+
+    def killed_in_the_second_stage(c: Sequence[Contender], p: int, s: Schedule) -> Groups:
+        if calls:
+            raise KeyboardInterrupt
+        return real(c, p, s)
+
+    race = Race(budget_s=60, state=state)
+    with pytest.raises(KeyboardInterrupt):
+        tune(named(*speeds), {}, race, measure=killed_in_the_second_stage)
+    assert state.is_file()
+    again: list[list[str]] = []
+    record = tune(named(*speeds), {}, race, measure=simulated(speeds, again))
+    assert "slow" not in again[0]  # eliminated in the first try
+    assert {d.name for d in record.dropped} >= {"slow"}
+    assert not state.exists()
+
+
+def test_the_state_of_another_race_is_not_used(tmp_path: Path) -> None:
+    state = tmp_path / "race.json"
+    state.write_text('{"key": "other", "alive": ["b"], "stage": 4}')
+    log: list[list[str]] = []
+    tune(named("a", "b"), {}, Race(budget_s=60, state=state), measure=simulated({"a": 1, "b": 9}, log))
+    assert log[0] == ["a", "b"]
+
+
+def test_no_time_means_no_race_but_an_answer() -> None:
+    log: list[list[str]] = []
+    record = tune(named("a", "b"), {}, Race(budget_s=1e-9), measure=simulated({"a": 1, "b": 9}, log))
+    assert record.out_of_time
+    assert record.winner.name == "a"
+    assert record.undecided == ("b",)
+
+
+@pytest.mark.parametrize("candidates", [[], named("a", "a")])
+def test_candidates_are_checked(candidates: list[Contender]) -> None:
+    with pytest.raises(UserError):
+        tune(candidates, {}, Race(budget_s=1))
+
+
+def test_candidates_differ_in_their_settings_and_the_default_comes_first() -> None:
+    default = Contender(name="default", kind="onnx", model="m.onnx")
+    found = cpu_candidates(default)
+    assert found[0] == default
+    settings = [(c.optimization, c.threads, c.allow_spinning) for c in found]
+    assert len(set(settings)) == len(settings) > 1
+
+
+def test_real_processes() -> None:
+    fast = Contender(name="fast", kind="busy_wait", model="100")
+    slow = Contender(name="slow", kind="busy_wait", model="400")
+    record = tune([slow, fast], {}, Race(budget_s=20))
+    assert record.winner == fast
+    assert record.interval[1] < 0.5
