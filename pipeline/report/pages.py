@@ -1,0 +1,217 @@
+"""Records → one self-contained HTML page, Markdown, and JSON."""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+import jinja2
+from markupsafe import Markup
+
+from optim.errors import UserError
+from pipeline.config import ReportConfig
+from pipeline.parity.layer_map import LayerMapRow
+from pipeline.records import BenchResult, ComparisonRecord, RunRecord
+from pipeline.report import format_values as fmt
+from pipeline.report.charts import NoPlots, latency_chart, ratio_chart
+from pipeline.report.headline import QUESTIONS, headline, main_comparison, model_in_one_line
+from pipeline.report.layer_table import layer_lines, weight_text
+from targets.markdown import markdown_code, markdown_text
+
+_TEMPLATES = Path(__file__).parent / "templates"
+REPORT_JSON_VERSION = 1
+
+
+@dataclass(frozen=True)
+class LatencyPlot:
+    """One plot of the distribution; ``svg`` is None where matplotlib is missing."""
+
+    device: str
+    batch: int
+    svg: Markup | None
+
+
+def render(
+    record: RunRecord, layer_map: Sequence[LayerMapRow], out_dir: Path, config: ReportConfig
+) -> list[Path]:
+    """Write ``report.json``, and ``report.html`` and ``report.md`` unless the config turns them off.
+
+    Args:
+        record: the finished run.
+        layer_map: the rows that parity made of the source's layers; may be empty.
+        out_dir: made when missing.
+        config: names the title and the formats.
+
+    Returns:
+        What was written, the page first.
+
+    Raises:
+        UserError: the folder cannot be written.
+    """
+    facts = _facts(record, layer_map, config)
+    texts: dict[str, str] = {}
+    if config.html:
+        texts["report.html"] = _html_environment().get_template("report.html.j2").render(facts)
+    if config.markdown:
+        texts["report.md"] = _markdown_environment().get_template("report.md.j2").render(facts)
+    texts["report.json"] = _json(record, layer_map)
+    try:
+        out_dir.mkdir(parents=True, exist_ok=True)
+        return [_write_whole(out_dir / name, text) for name, text in texts.items()]
+    except OSError as error:
+        raise UserError(f"cannot write the report: {error.strerror}", where=str(out_dir)) from error
+
+
+def _facts(record: RunRecord, layer_map: Sequence[LayerMapRow], config: ReportConfig) -> dict[str, Any]:
+    layers = layer_lines(record, layer_map)
+    return {
+        "r": record,
+        "title": config.title or record.name,
+        "description": str(record.config.get("description") or ""),
+        "model_line": model_in_one_line(record),
+        "answers": headline(record),
+        "main": main_comparison(record),
+        "questions": QUESTIONS,
+        "layers": layers,
+        "parameters": sum(layer.parameters for layer in layers),
+        "latency_plots": _latency_plots(record),
+        "ratio_plot": _ratio_plot(record),
+        "ops": sorted({*record.optimize.ops_before, *record.optimize.ops_after}),
+        "environment": tuple(flat(record.environment)),
+        "bench_host": tuple(flat(record.benchmark.host)) if record.benchmark else (),
+        "config_json": json.dumps(record.config, indent=2, ensure_ascii=False, default=str),
+        "style": Markup((_TEMPLATES / "style.css").read_text(encoding="utf-8")),  # our own file
+    }
+
+
+def flat(tree: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
+    """A tree of facts as (dotted key, text) lines; what is empty is left out."""
+    lines: list[tuple[str, str]] = []
+    for key, value in tree.items():
+        if isinstance(value, Mapping):
+            lines += flat(value, f"{prefix}{key}.")
+        elif isinstance(value, (list, tuple)) and value and all(isinstance(v, Mapping) for v in value):
+            for index, item in enumerate(value):
+                lines += flat(item, f"{prefix}{key}[{index}].")
+        elif isinstance(value, (list, tuple)):
+            if value:
+                lines.append((f"{prefix}{key}", ", ".join(map(str, value))))
+        elif value not in ("", None):
+            lines.append((f"{prefix}{key}", str(value)))
+    return lines
+
+
+def notable(
+    comparisons: Sequence[ComparisonRecord], room: int = 8
+) -> tuple[list[ComparisonRecord], list[ComparisonRecord]]:
+    """The comparisons to show at once, and the rest: every failure and the worst of those that passed."""
+    if len(comparisons) <= room:
+        return list(comparisons), []
+    passed = [c for c in comparisons if c.passed]
+    passed.sort(key=lambda c: c.metrics.max_abs_over_range, reverse=True)
+    kept = {id(c) for c in passed[: max(room - (len(comparisons) - len(passed)), 1)]}
+    shown = [c for c in comparisons if not c.passed or id(c) in kept]
+    return shown, [c for c in comparisons if c.passed and id(c) not in kept]
+
+
+def _latency_plots(record: RunRecord) -> tuple[LatencyPlot, ...]:
+    if record.benchmark is None:
+        return ()
+
+    def setting(result: BenchResult) -> tuple[str, int]:
+        return result.device, result.batch
+
+    plots = []
+    timed = [result for result in record.benchmark.results if result.raw_ms]
+    for (device, batch), group in groupby(sorted(timed, key=setting), setting):
+        try:
+            svg: Markup | None = latency_chart(list(group))
+        except NoPlots:
+            svg = None
+        plots.append(LatencyPlot(device, batch, svg))
+    return tuple(plots)
+
+
+def _ratio_plot(record: RunRecord) -> Markup | None:
+    if record.benchmark is None or not record.benchmark.comparisons:
+        return None
+    try:
+        return ratio_chart(record.benchmark.comparisons)
+    except NoPlots:
+        return None
+
+
+def _json(record: RunRecord, layer_map: Sequence[LayerMapRow]) -> str:
+    body = {
+        "report_version": REPORT_JSON_VERSION,
+        "record": record.model_dump(mode="json", by_alias=True),
+        "layer_map": [row.model_dump(mode="json") for row in layer_map],
+    }
+    return json.dumps(body, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def _environment(**options: Any) -> jinja2.Environment:
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(_TEMPLATES),
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+        **options,
+    )
+    formats = {
+        "sci": fmt.scientific,
+        "db": fmt.decibel,
+        "ms": fmt.milliseconds,
+        "sec": fmt.seconds,
+        "count": fmt.count,
+        "size": fmt.size,
+        "percent": fmt.percent,
+        "sig": fmt.significant,
+        "speed_up": fmt.speed_up,
+    }
+    environment.filters.update(formats)
+    environment.filters["shape"] = fmt.shape
+    environment.filters["weight"] = weight_text
+    environment.filters["notable"] = notable
+    return environment
+
+
+@functools.cache
+def _html_environment() -> jinja2.Environment:
+    environment = _environment(autoescape=True)
+    for name in ("sci", "db", "ms", "sec", "count", "size", "percent", "sig", "speed_up"):
+        environment.filters[name] = _with_all_digits(environment.filters[name])
+    return environment
+
+
+def _with_all_digits(form: Any) -> Any:
+    return lambda value: fmt.datum(form(value), value)
+
+
+@functools.cache
+def _markdown_environment() -> jinja2.Environment:
+    environment = _environment(autoescape=False)  # every untrusted name goes through the filters below
+    environment.filters["md"] = markdown_text
+    environment.filters["code"] = markdown_code
+    return environment
+
+
+def _write_whole(file: Path, text: str) -> Path:
+    """Write aside, then move into place."""
+    handle, aside = tempfile.mkstemp(prefix=f".{file.name}.", dir=file.parent)
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as stream:
+            stream.write(text)
+        Path(aside).chmod(0o644)
+        Path(aside).replace(file)
+    finally:
+        Path(aside).unlink(missing_ok=True)
+    return file
