@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -15,6 +15,10 @@ from pipeline.sources.contract import EdgeLayout
 Dimension = Annotated[int, Field(ge=-1, description="-1 leaves the dimension free")]
 Positive = Annotated[int, Field(gt=0)]
 Scalar = bool | int | float
+
+# Keys whose values are paths, relative to the file that holds them.
+PATH_KEYS = (("model", "path"), ("data", "path"), ("data", "label_names"))
+FACTORY_PREFIX = "python:"
 
 
 class _Frozen(BaseModel):
@@ -39,7 +43,7 @@ class ModelConfig(_Frozen):
     graph_factory: str | None = None
     """`module:function` that builds the TF1 graph of a checkpoint without a .meta file."""
     allow_custom_code: bool = False
-    """Run Python code stored in or named by the model (Lambda layers, factories). Only for files you trust."""
+    """Run Python code that the model stores or names (Lambda layers, factories). Only for files you trust."""
     memory_limit_mib: Positive | None = None
     """Memory limit of the converting child process, in MiB."""
     time_limit_s: Annotated[float, Field(gt=0)] | None = None
@@ -119,6 +123,7 @@ class BenchmarkConfig(_Frozen):
     contenders: tuple[Literal["source", "raw", "optimized"], ...] = ("source", "raw", "optimized")
     """Source framework, converted model, optimised model; interleaved in one run."""
     device: Literal["cpu", "cuda"] = "cpu"
+    """Where the models run."""
     batch: tuple[Positive, ...] = (1,)
     """Batch sizes."""
     threads: Positive = 1
@@ -148,8 +153,11 @@ class ReportConfig(_Frozen):
     """The report."""
 
     title: str | None = None
+    """Title of the page; default: the run's name."""
     html: bool = True
+    """Write report.html."""
     markdown: bool = True
+    """Write report.md."""
 
 
 class Config(_Frozen):
@@ -160,6 +168,7 @@ class Config(_Frozen):
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
     """Name of the run; names its output folder."""
     description: str = ""
+    """A sentence for the report and the bundle."""
     model: ModelConfig
     data: DataConfig = DataConfig()
     optimize: OptimizeConfig = OptimizeConfig()
@@ -188,3 +197,20 @@ class Config(_Frozen):
         """A path of the config as the file system knows it."""
         given = Path(path).expanduser()
         return given if given.is_absolute() else self.base / given
+
+
+def json_schema() -> dict[str, Any]:
+    """The published JSON schema of a config file: the model above, plus the loader's ``extends``."""
+    schema = Config.model_json_schema()
+    schema["$schema"] = "https://json-schema.org/draft/2020-12/schema"
+    schema["title"] = "fairlead config"
+    properties = schema["properties"]
+    del properties["base"]
+    path = {"type": "string"}
+    properties["extends"] = {
+        "anyOf": [path, {"type": "array", "items": path}],
+        "description": "Config files to start from, relative to this one; later ones and this file win.",
+    }
+    # A file that extends another may leave the required keys to it.
+    schema["anyOf"] = [{"required": schema.pop("required")}, {"required": ["extends"]}]
+    return schema

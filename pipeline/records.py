@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer
+from pydantic import AliasChoices, BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer
 
 from optim.contract import Numerics
 from targets.contract import State
@@ -116,9 +116,9 @@ class CertificateRecord(Record):
 class LedgerLine(Record):
     """One pass of a recipe. Written to JSON with the key ``pass``."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True, serialize_by_alias=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", serialize_by_alias=True)
 
-    name: str = Field(alias="pass")
+    name: str = Field(validation_alias=AliasChoices("pass", "name"), serialization_alias="pass")
     why: str
     numerics: Numerics
     sites: int
@@ -207,6 +207,8 @@ class ParityRecord(Record):
     metrics: Metrics  # of the worst comparison
     first_divergence: DivergenceRecord | None = None
     runtime_settings: dict[str, str]
+    notices: tuple[str, ...] = ()  # what the user should know although nothing failed
+    reasons: tuple[str, ...] = ()  # bounds missed beside those of single comparisons: accuracy, agreement
     seconds: float
 
 

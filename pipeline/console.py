@@ -1,0 +1,367 @@
+"""Records as tables for people. Names come from model files, so nothing of theirs is read as markup."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from pipeline.records import (
+    BenchmarkRecord,
+    BenchResult,
+    BundleRecord,
+    ConvertRecord,
+    OptimizeRecord,
+    ParityRecord,
+    RunRecord,
+)
+
+if TYPE_CHECKING:
+    from pipeline.doctor import DoctorRecord
+    from pipeline.inspect_model import InspectRecord
+    from pipeline.parity.compare_layers import LayerComparison
+    from pipeline.plan import StepState
+
+_GOOD = "green"
+_BAD = "bold red"
+# Piped output keeps its columns: a table is not folded to the width of a screen that is not there.
+_PIPED_WIDTH = 160
+
+
+def _console() -> Console:
+    return Console(
+        file=sys.stdout, width=None if sys.stdout.isatty() else _PIPED_WIDTH, highlight=False, markup=False
+    )
+
+
+def _table(title: str, *columns: str, right: Iterable[str] = ()) -> Table:
+    table = Table(title=Text(title, style="bold"), title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
+    numbers = set(right)
+    for column in columns:
+        table.add_column(Text(column), justify="right" if column in numbers else "left", overflow="fold")
+    return table
+
+
+def _row(table: Table, *cells: object, style: str = "") -> None:
+    table.add_row(*(cell if isinstance(cell, Text) else Text(str(cell)) for cell in cells), style=style)
+
+
+def _mark(good: bool) -> Text:
+    return Text("pass", style=_GOOD) if good else Text("FAIL", style=_BAD)
+
+
+def _db(value: float) -> str:
+    return "exact" if value == float("inf") else f"{value:.1f}"
+
+
+# --- run and plan --------------------------------------------------------------------------------
+
+
+def show_run(record: RunRecord) -> None:
+    """The end of a run: is it the same model, how fast is it, where is it."""
+    console = _console()
+    console.print(_parity_summary(record))
+    if record.parity_detail.accuracy:
+        table = _table(
+            "Accuracy on the data",
+            "model",
+            "examples",
+            "accuracy",
+            "same class as source",
+            right=("examples", "accuracy"),
+        )
+        for one in record.parity_detail.accuracy:
+            accuracy = "-" if one.accuracy is None else f"{one.accuracy:.4f}"
+            agreement = "-" if one.top1_agreement is None else f"{one.top1_agreement:.4f}"
+            _row(table, one.contender, one.examples, accuracy, agreement)
+        console.print(table)
+    if record.benchmark is not None:
+        _print_benchmark(console, record.benchmark)
+    lines = _table("Results", "what", "where", "state")
+    _row(lines, "report", record.report, "")
+    for bundle in record.bundles:
+        style = _GOOD if bundle.status == "ok" else _BAD
+        _row(
+            lines,
+            f"bundle {bundle.target}",
+            bundle.path or "not written",
+            Text(bundle.state.value, style=style),
+        )
+    if not record.bundles:
+        _row(lines, "bundle", "none: the parity gate was not met", Text("not written", style=_BAD))
+    console.print(lines)
+    cached = sum(step.cached for step in record.steps)
+    console.print(f"{record.seconds:.1f} s, {cached} of {len(record.steps)} steps from the store")
+
+
+def _parity_summary(record: RunRecord) -> Table:
+    table = _table(
+        "Is it the same model?",
+        "question",
+        "max|Δ| / range",
+        "SNR dB",
+        "",
+        right=("max|Δ| / range", "SNR dB"),
+    )
+    for line in record.parity:
+        name = line.question.replace("_", " ")
+        _row(table, name, f"{line.worst_max_abs_over_range:.1e}", _db(line.worst_snr_db), _mark(line.passed))
+    return table
+
+
+def show_plan(states: Sequence[StepState]) -> None:
+    """What would run and why."""
+    table = _table("Plan", "step", "state", "why", "key")
+    for state in states:
+        word = Text("from the store", style=_GOOD) if state.cached else Text("runs", style="yellow")
+        _row(table, state.step.name, word, state.reason, state.step.key[:12])
+    _console().print(table)
+
+
+# --- stages --------------------------------------------------------------------------------------
+
+
+def show_conversion(record: ConvertRecord) -> None:
+    """One conversion."""
+    console = _console()
+    table = _table(f"Converted to {record.output}", "tensor", "name", "dtype", "shape")
+    for kind, tensors in (("input", record.inputs), ("output", record.outputs)):
+        for tensor in tensors:
+            _row(table, kind, tensor.name, tensor.dtype, _shape(tensor.shape))
+    console.print(table)
+    checks = _table("Against its own framework", "input", "output", "max|Δ| / range", "SNR dB", "")
+    for one in record.parity:
+        _row(
+            checks, one.feed, one.output, f"{one.max_abs_over_range:.1e}", _db(one.snr_db), _mark(one.passed)
+        )
+    console.print(checks)
+    for frozen in record.frozen:
+        console.print(f"frozen: {frozen.name} = {frozen.value} ({frozen.why})")
+    for note in record.notes:
+        console.print(f"note: {note}")
+    console.print(
+        f"{record.framework}; opset {record.opset}, {record.nodes} nodes, "
+        f"{record.weight_bytes / 2**20:.1f} MiB of weights; "
+        f"{record.seconds:.1f} s, peak {record.peak_rss_mib:.0f} MiB"
+    )
+
+
+def show_ledger(record: OptimizeRecord) -> None:
+    """What each pass did."""
+    console = _console()
+    numbers = ("sites", "refused", "rolled back", "nodes", "max|Δ| / range", "ms")
+    table = _table(f"Ledger of {record.recipe}", "pass", "numerics", *numbers, right=numbers)
+    for line in record.ledger:
+        certificate = "-" if line.certificate is None else f"{line.certificate.max_abs_over_range:.1e}"
+        nodes = (
+            f"{line.nodes_before} → {line.nodes_after}"
+            if line.nodes_before != line.nodes_after
+            else line.nodes_after
+        )
+        counts = (line.sites, len(line.refusals), len(line.rolled_back))
+        style = "" if line.sites or line.refusals else "dim"
+        _row(
+            table,
+            line.name,
+            line.numerics.value,
+            *counts,
+            nodes,
+            certificate,
+            f"{line.seconds * 1e3:.0f}",
+            style=style,
+        )
+    console.print(table)
+    for line in record.ledger:
+        for refusal in line.refusals:
+            console.print(f"refused: {line.name} at {refusal.site}: {refusal.reason}")
+        for back in line.rolled_back:
+            measured = f"{back.measured:.1e} against {back.bound:.1e} on {back.feed}"
+            console.print(f"rolled back: {line.name} at {back.site}: {measured}", style=_BAD)
+    console.print(f"{record.nodes_before} → {record.nodes_after} nodes; written to {record.output}")
+
+
+def show_parity(record: ParityRecord, layers: Sequence[LayerComparison] = ()) -> None:
+    """One comparison of two models, and their layers side by side."""
+    console = _console()
+    console.print(
+        Text(
+            "the same model" if record.passed else "NOT the same model",
+            style=_GOOD if record.passed else _BAD,
+        )
+    )
+    table = _table(
+        "Comparisons", "input", "output", "max|Δ|", "max|Δ| / range", "SNR dB", "cosine", "",
+        right=("max|Δ|", "max|Δ| / range", "SNR dB", "cosine"),
+    )  # fmt: skip
+    for one in record.comparisons:
+        m = one.metrics
+        numbers = (f"{m.max_abs:.2e}", f"{m.max_abs_over_range:.1e}", _db(m.snr_db), f"{m.cosine:.9f}")
+        _row(table, one.feed, one.output, *numbers, _mark(one.passed))
+    console.print(table)
+    for one in record.comparisons:
+        for reason in one.reasons:
+            console.print(f"{one.output} on {one.feed}: {reason}", style=_BAD)
+    if record.first_divergence is not None:
+        found = record.first_divergence
+        console.print(
+            f"first divergence: node {found.node}, tensor {found.tensor}; probable cause: {found.cause}"
+        )
+    for notice in record.notices:
+        console.print(f"note: {notice}")
+    if layers:
+        _print_layers(console, layers)
+
+
+def _print_layers(console: Console, layers: Sequence[LayerComparison]) -> None:
+    numbers = ("mean A", "variance A", "mean B", "variance B", "max|Δ| / range", "SNR dB")
+    table = _table("Layers", "tensor", "op", "shape", *numbers, right=numbers)
+    for one in layers:
+        moments = (f"{value:.6g}" for value in (one.mean_a, one.variance_a, one.mean_b, one.variance_b))
+        m = one.metrics
+        errors = (one.note, "") if m is None else (f"{m.max_abs_over_range:.1e}", _db(m.snr_db))
+        _row(table, one.tensor, one.op, _shape(one.shape), *moments, *errors)
+    console.print(table)
+
+
+def show_benchmark(record: BenchmarkRecord) -> None:
+    """Latencies with intervals, comparisons, grades."""
+    _print_benchmark(_console(), record)
+
+
+def _print_benchmark(console: Console, record: BenchmarkRecord) -> None:
+    numbers = ("batch", "threads", "ms", "interval", "p90", "p99", "samples")
+    table = _table("Latency (median, 95 % interval)", "model", *numbers, "grade", right=numbers)
+    for one in record.results:
+        interval = f"{one.interval_ms[0]:.3f} – {one.interval_ms[1]:.3f}"
+        tail = (_percentile(one, 90), _percentile(one, 99))
+        _row(
+            table,
+            one.contender,
+            one.batch,
+            one.threads,
+            f"{one.latency_ms:.3f}",
+            interval,
+            *tail,
+            one.samples,
+            one.grade.letter,
+        )
+    console.print(table)
+    verdicts = _table(
+        "Faster or slower?",
+        "model",
+        "against",
+        "batch",
+        "verdict",
+        "ratio",
+        "95 % interval",
+        right=("batch", "ratio"),
+    )
+    for pair in record.comparisons:
+        words = pair.verdict.replace("_", " ")
+        style = {"faster": _GOOD, "slower": "yellow"}.get(pair.verdict, "")
+        interval = f"{pair.interval[0]:.3f} – {pair.interval[1]:.3f}"
+        _row(verdicts, pair.b, pair.a, pair.batch, Text(words, style=style), f"{pair.ratio:.3f}", interval)
+    if record.comparisons:
+        console.print(verdicts)
+    grades = (f"grade {one.grade.letter}: {why}" for one in record.results for why in one.grade.reasons)
+    for reason in dict.fromkeys(grades):
+        console.print(reason)
+    for skipped in record.skipped:
+        console.print(f"skipped: {skipped}")
+
+
+def _percentile(result: BenchResult, p: float) -> str:
+    for one in result.percentiles:
+        if abs(one.p - p) < 1e-9 or abs(one.p - p / 100) < 1e-9:
+            return f"{one.value_ms:.3f}" if one.value_ms is not None else f"needs {one.samples_needed}"
+    return "-"
+
+
+def show_bundle(record: BundleRecord) -> None:
+    """One bundle and its state."""
+    console = _console()
+    style = _GOOD if record.status == "ok" else _BAD
+    console.print(Text(f"{record.target}: {record.state.value}", style=style))
+    if record.max_abs_over_range is not None and record.snr_db is not None:
+        console.print(f"max|Δ| / range {record.max_abs_over_range:.1e}, SNR {_db(record.snr_db)} dB")
+    for reason in record.reasons:
+        console.print(f"- {reason}")
+    console.print(record.path)
+
+
+# --- lists ---------------------------------------------------------------------------------------
+
+
+def show_inspection(record: InspectRecord) -> None:
+    """What a model holds."""
+    console = _console()
+    console.print(f"{record.model}: {record.format}, {record.framework}")
+    table = _table("Inputs and outputs", "tensor", "name", "dtype", "shape")
+    for kind, tensors in (("input", record.inputs), ("output", record.outputs)):
+        for tensor in tensors:
+            _row(table, kind, tensor.name, tensor.dtype, _shape(tensor.shape))
+    console.print(table)
+    layers = _table("Layers", "name", "op", "output shape", "parameters", "padding", right=("parameters",))
+    for layer in record.layers:
+        _row(layers, layer.name, layer.op, _shape(layer.output_shape), f"{layer.parameters:,}", layer.padding)
+    if record.layers:
+        console.print(layers)
+    ops = _table("Ops", "op", "count", right=("count",))
+    for op, count in record.ops.items():
+        _row(ops, op, count)
+    console.print(ops)
+    console.print(f"{record.parameters:,} parameters, {record.weight_bytes / 2**20:.1f} MiB of weights")
+
+
+def show_doctor(record: DoctorRecord) -> None:
+    """What works here, what is missing, and what brings it."""
+    console = _console()
+    host = record.host
+    console.print(f"Python {record.python}; {host.get('cpu_model', 'CPU unknown')}; GPU: {record.gpu}")
+    providers = _table(
+        "ONNX Runtime providers (a session was made and run)", "provider", "works", "detail", "needs"
+    )
+    for provider in record.providers:
+        _row(providers, provider.name, _yes(provider.works), provider.detail, provider.needs)
+    console.print(providers)
+    parts = _table("Sources, targets and their libraries", "part", "role", "works", "detail", "for", "needs")
+    for part in record.parts:
+        _row(parts, part.name, part.role, _yes(part.works), part.detail, part.purpose, part.needs)
+    console.print(parts)
+    for line in record.advice:
+        console.print(f"- {line}")
+
+
+def _yes(works: bool) -> Text:
+    return Text("yes", style=_GOOD) if works else Text("no", style="yellow")
+
+
+def show_targets(found: Sequence[Mapping[str, Any]]) -> None:
+    """Targets and their state on this machine."""
+    table = _table("Targets", "name", "state here", "what it writes", "needs")
+    for one in found:
+        _row(table, one["name"], one["state"], one["summary"], one["needs"] or "-")
+    _console().print(table)
+
+
+def show_passes(found: Mapping[str, Any]) -> None:
+    """Passes and recipes."""
+    console = _console()
+    table = _table("Passes", "name", "numerics", "what it does")
+    for one in found["passes"]:
+        _row(table, one["name"], one["numerics"], one["summary"])
+    console.print(table)
+    for recipe in found["recipes"]:
+        lines = _table(f"Recipe {recipe['name']}", "pass", "why")
+        for line in recipe["lines"]:
+            _row(lines, line["pass"], line["why"])
+        console.print(lines)
+
+
+def _shape(shape: Sequence[object]) -> str:
+    return "[" + ", ".join("?" if one is None else str(one) for one in shape) + "]"

@@ -1,0 +1,258 @@
+"""Stage export: a bundle for one target, proved before it is put in place; and its later verification."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from optim.contract import Array
+from optim.errors import MissingRuntimeError, UserError
+from optim.model import load, sha256, signature
+from pipeline.bench.host import environment
+from pipeline.config import Config, GateConfig
+from pipeline.feeds import random, zeros
+from pipeline.records import BenchmarkRecord, BundleRecord, ConvertRecord, OptimizeRecord, ParityRecord
+from pipeline.sources.contract import Progress
+from pipeline.stages.contract import BUNDLE, OPTIMIZED, StageContext
+from targets.bundle import Bundle, BundleSpec, BundleVerdict, verify_bundle, write_bundle
+from targets.catalog import all_targets, target_named
+from targets.closeness import Gate
+from targets.contract import State, Target
+from targets.preprocessing import Preprocessing
+from targets.reference import OrtSession
+from targets.references import Reference, load_reference
+
+REFERENCES = "references"
+_SHIPPED_TOOLS = (
+    "numpy",
+    "onnx",
+    "onnx-ir",
+    "onnxruntime",
+    "tensorflow",
+    "tensorflow-cpu",
+    "keras",
+    "tf2onnx",
+)
+
+
+def execute(context: StageContext) -> BundleRecord:
+    """Write the bundle of the target that the step is named after."""
+    begin = time.perf_counter()
+    config = context.config
+    name = context.step.removeprefix("export ")
+    chosen = next(target for target in config.targets if target.name == name)
+    context.progress("building", 0.1)
+    spec = _spec(context, target_named(name), _options(context, name, chosen.options))
+    bundle = write_bundle(spec, context.out / BUNDLE)
+    context.progress("proved", 1.0)
+    return _record(bundle, time.perf_counter() - begin).model_copy(update={"path": BUNDLE})
+
+
+def _spec(context: StageContext, target: Target, options: Mapping[str, object]) -> BundleSpec:
+    config = context.config
+    converted = context.record_of("convert", ConvertRecord)
+    optimized = context.record_of("optimize", OptimizeRecord)
+    parity = context.record_of("parity", ParityRecord)
+    measured = context.record_of("benchmark", BenchmarkRecord) if "benchmark" in context.done else None
+    stored = sorted((context.done["parity"] / REFERENCES).glob("*.npz"))
+    return BundleSpec(
+        name=config.name,
+        model=context.done["optimize"] / OPTIMIZED,
+        target=target,
+        references=tuple(load_reference(file) for file in stored),
+        options=options,
+        gate=_gate(config.parity.gate),
+        preprocessing=_preprocessing(config),
+        labels=_labels(config),
+        description=config.description,
+        provenance={
+            "model": Path(config.model.path).name,
+            "source_format": converted.source_format,
+            "framework": converted.framework,
+            "converted_sha256": converted.sha256,
+            "optimized_sha256": optimized.sha256,
+            "recipe": optimized.recipe,
+            "frozen": [one.model_dump(mode="json") for one in converted.frozen],
+            "notes": list(converted.notes),
+            "ledger": [
+                _ledger_line(line) for line in optimized.model_dump(mode="json", by_alias=True)["ledger"]
+            ],
+        },
+        parity={
+            "gate": parity.gate,
+            "worst": parity.metrics.model_dump(mode="json"),
+            "accuracy": [one.model_dump(mode="json") for one in parity.accuracy],
+            "comparisons": len(parity.comparisons),
+        },
+        benchmark=_benchmark(measured),
+        hardware=environment(),
+        versions=_versions(),
+        layers=tuple(layer.model_dump(mode="json") for layer in converted.layers),
+    )
+
+
+def _options(context: StageContext, target: str, given: Mapping[str, object]) -> dict[str, object]:
+    """The user's options; ONNX Runtime's optimisation level is the one that parity was shown for."""
+    options = dict(given)
+    level = context.record_of("parity", ParityRecord).runtime_settings.get("optimized.optimization")
+    if target == "onnxruntime" and level is not None:
+        options.setdefault("optimization", level)
+    return options
+
+
+def export_file(
+    model: Path,
+    target: str,
+    output: Path,
+    *,
+    options: Mapping[str, object],
+    labels: Path | None,
+    io: tuple[dict[str, Array], dict[str, Array]] | None,
+    progress: Progress,
+) -> BundleRecord:
+    """Bundle an ONNX file by itself; its references are its own unoptimised outputs unless ``io`` gives them.
+
+    Raises:
+        UserError: the model, labels or arrays do not fit.
+        UnsupportedModelError: the target cannot express the model.
+    """
+    begin = time.perf_counter()
+    if model.suffix != ".onnx":
+        raise UserError("export takes an ONNX model", where=str(model), hint="`fairlead convert` makes one")
+    inputs, _outputs = signature(load(model))
+    progress("references", 0.1)
+    references = []
+    with OrtSession(model, optimization="off") as session:
+        for name, feeds in (("zeros", zeros(inputs, batch=1)), ("random_0", random(inputs, seed=0, batch=1))):
+            references.append(Reference(name, feeds, session.run(feeds)))
+        if io is not None:
+            given, expected = io
+            references.append(Reference("data", given, expected or session.run(given)))
+    spec = BundleSpec(
+        name=output.name,
+        model=model,
+        target=target_named(target),
+        references=tuple(references),
+        options=options,
+        labels=None if labels is None else _read_labels(labels),
+        provenance={"model": model.name, "sha256": sha256(model)},
+        hardware=environment(),
+        versions=_versions(),
+    )
+    progress("building", 0.4)
+    bundle = write_bundle(spec, output)
+    return _record(bundle, time.perf_counter() - begin)
+
+
+def verify_folder(folder: Path) -> BundleRecord:
+    """Replay a bundle's references on this machine.
+
+    Raises:
+        UserError: there is no bundle at ``folder``.
+    """
+    begin = time.perf_counter()
+    verdict = verify_bundle(folder)
+    return _verdict_record(verdict, folder, time.perf_counter() - begin)
+
+
+def list_targets() -> list[dict[str, Any]]:
+    """Targets with their state on this machine, for ``fairlead targets``."""
+    found = []
+    for target in all_targets():
+        here = target.available()
+        state = "verifiable" if here.available else "produced, not executed"
+        found.append(
+            {
+                "name": target.name,
+                "state": state,
+                "needs": here.needs,
+                "detail": here.detail,
+                "summary": target.summary,
+            }
+        )
+    return found
+
+
+# --- pieces --------------------------------------------------------------------------------------
+
+
+def _record(bundle: Bundle, seconds: float) -> BundleRecord:
+    return _verdict_record(bundle.verdict, bundle.path, seconds)
+
+
+def _verdict_record(verdict: BundleVerdict, path: Path | None, seconds: float) -> BundleRecord:
+    if verdict.state is State.PRODUCED and not verdict.problems and path is None:
+        raise MissingRuntimeError(verdict.detail)
+    return BundleRecord(
+        status="failed" if verdict.state is State.FAILED or verdict.problems else "ok",
+        target=verdict.target,
+        state=verdict.state,
+        path="" if path is None else str(path),
+        artefacts=verdict.artefacts,
+        max_abs_over_range=verdict.max_abs_over_range,
+        snr_db=verdict.snr_db,
+        reasons=verdict.problems,
+        seconds=seconds,
+    )
+
+
+def _gate(gate: GateConfig) -> Gate:
+    return Gate(max_abs_over_range=gate.max_abs_over_range, snr_db=gate.snr_db)
+
+
+def _preprocessing(config: Config) -> Preprocessing:
+    given = config.data.preprocess
+    return Preprocessing(scale=given.scale, mean=given.mean, std=given.std)
+
+
+def _labels(config: Config) -> tuple[str, ...] | None:
+    return None if config.data.label_names is None else _read_labels(config.resolve(config.data.label_names))
+
+
+def _read_labels(path: Path) -> tuple[str, ...]:
+    try:
+        return tuple(line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip())
+    except FileNotFoundError:
+        raise UserError("label file does not exist", where=str(path)) from None
+    except UnicodeDecodeError:
+        raise UserError(
+            "label file is not UTF-8 text", where=str(path), expected="one class name a line"
+        ) from None
+
+
+def _ledger_line(line: dict[str, Any]) -> dict[str, Any]:
+    kept = (
+        "pass",
+        "why",
+        "numerics",
+        "sites",
+        "refusals",
+        "rolled_back",
+        "nodes_before",
+        "nodes_after",
+        "certificate",
+    )
+    return {name: line[name] for name in kept}
+
+
+def _benchmark(record: BenchmarkRecord | None) -> dict[str, Any]:
+    if record is None:
+        return {}
+    keys = {"contender", "device", "batch", "threads", "latency_ms", "interval_ms", "samples", "grade"}
+    return {
+        "results": [one.model_dump(mode="json", include=keys) for one in record.results],
+        "comparisons": [one.model_dump(mode="json") for one in record.comparisons],
+    }
+
+
+def _versions(tools: Sequence[str] = _SHIPPED_TOOLS) -> dict[str, str]:
+    found = {}
+    for tool in ("fairlead", *tools):
+        try:
+            found[tool] = importlib.metadata.version(tool)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
