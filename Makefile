@@ -1,0 +1,51 @@
+# Two commands are enough: `make demo` and `make test`. Both need only Python 3.11+ and a package index.
+
+VENV    ?= .venv
+PYTHON  ?= $(shell for p in python3.13 python3.12 python3.11 python3; do \
+             $$p -c 'import sys; sys.exit(not (3,11) <= sys.version_info[:2] < (3,14))' 2>/dev/null && echo $$p && break; done)
+BIN     := $(VENV)/bin
+WORKERS ?= 2
+
+ifneq ($(shell command -v uv 2>/dev/null),)
+  MAKE_VENV := uv venv --quiet --allow-existing --python "$(PYTHON)" $(VENV)
+  INSTALL   := uv pip install --quiet --python $(BIN)/python
+else
+  MAKE_VENV := $(PYTHON) -m venv $(VENV)
+  INSTALL   := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+endif
+
+.PHONY: help demo test check test-corpus zoo schema clean
+
+help:  ## Show this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
+
+demo: $(VENV)/.installed-all-cpu  ## From a trained Keras model to a proved, measured, deployable bundle
+	@$(BIN)/fairlead run configs/quickstart.yaml
+
+test: check  ## Lint, types, import rules, all tests with coverage
+	@$(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup -m "not corpus" --cov --cov-report=term:skip-covered
+
+check: $(VENV)/.installed-dev  ## Lint and types only
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+
+test-corpus: $(VENV)/.installed-dev  ## Every model of the shared corpus against its references
+	@$(BIN)/python -m pytest -m corpus tests
+
+zoo: $(VENV)/.installed-all-cpu  ## Build the source models that the other configs name (minutes)
+	@$(BIN)/python configs/zoo/build.py mnist_softmax mnist_caffe symbols_wolfram alexnet_keras cnn_introduction mobilenet_v2_wolfram vgg16
+
+schema: $(VENV)/.installed-all-cpu  ## Write configs/schema.json
+	@$(BIN)/fairlead schema > configs/schema.json
+
+clean:  ## Remove the environment, the store and results
+	rm -rf $(VENV) .fairlead runs
+
+# One stamp for each set of extras; made anew when the wanted packages change.
+$(VENV)/.installed-%: pyproject.toml constraints.txt
+	@test -n "$(PYTHON)" || { echo "fairlead needs Python 3.11, 3.12 or 3.13 on PATH" >&2; exit 4; }
+	@test -x $(BIN)/python || $(MAKE_VENV)
+	@echo "Installing fairlead[$*] into $(VENV) (about a minute the first time) ..." >&2
+	@$(INSTALL) -c constraints.txt -e '.[$*]'
+	@touch $@
