@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from filelock import FileLock
 
@@ -29,7 +28,7 @@ from pipeline.records import (
     RunRecord,
     StepRecord,
 )
-from pipeline.stages.catalog import STAGES, stage_named
+from pipeline.stages.catalog import stage_named
 from pipeline.stages.contract import BUNDLE, RECORD_FILE, StageContext, read_record
 from pipeline.store import Store, replace_folder, write_atomically
 
@@ -222,11 +221,3 @@ def require_ok(record: RunRecord) -> None:
     else:
         what = f"bundle {bundle.target}: {'; '.join(bundle.reasons)}" if bundle else "a gate was not met"
     raise GateNotMetError(what, where=record.name, hint=f"open {record.report}")
-
-
-def dump(value: Any) -> str:
-    """JSON as the command line prints it."""
-    return json.dumps(value, indent=2, default=str)
-
-
-__all__ = ["STAGES", "dump", "require_ok", "run"]

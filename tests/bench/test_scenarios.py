@@ -44,7 +44,9 @@ def test_waiting_in_the_queue_counts() -> None:
 
 def test_concurrent_sessions_really_run_at_once() -> None:
     meet = threading.Barrier(3, timeout=10)
-    load.serve([meet.wait] * 3, np.zeros(3))  # breaks if one ran after the other
+    latencies = load.serve([meet.wait] * 3, np.zeros(3))  # breaks if one ran after the other
+    assert len(latencies) == 3
+    assert not meet.broken
 
 
 def test_a_failure_in_a_thread_is_not_lost() -> None:
