@@ -1,0 +1,1 @@
+"""One module a command; `pipeline.cli` registers them."""

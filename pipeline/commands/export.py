@@ -1,0 +1,69 @@
+"""Bundles: written, checked again, and the targets there are."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pipeline.commands.options import DataOption, JsonOption, QuietOption, print_record
+
+
+def export(
+    model: Annotated[Path, typer.Argument(metavar="MODEL", help="An ONNX model.")],
+    target: Annotated[str, typer.Option(help="A name from `fairlead targets`.")],
+    output: Annotated[Path, typer.Option("-o", "--output", metavar="DIR", help="Folder of the bundle.")],
+    options: Annotated[
+        list[str], typer.Option("--option", metavar="K=V", help="A target's option; repeatable.")
+    ] = [],  # noqa: B006
+    labels: Annotated[Path | None, typer.Option(help="Text file, one class name a line.")] = None,
+    data: DataOption = None,
+    as_json: JsonOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Write a deployable bundle for a target and check it there."""
+    from pipeline.arguments import key_values, read_io
+    from pipeline.console import show_bundle
+    from pipeline.progress import reporter
+    from pipeline.stages.export import export_file
+
+    io = read_io(data) if data is not None else None
+    with reporter(quiet=quiet).step(f"export {target}") as progress:
+        record = export_file(
+            model, target, output, options=key_values(options), labels=labels, io=io, progress=progress
+        )
+    print_record(record.model_dump(mode="json"), as_json, lambda: show_bundle(record))
+    _require_bundle(record.status, record.reasons, str(output))
+
+
+def verify(bundle: Annotated[Path, typer.Argument(metavar="BUNDLE")], as_json: JsonOption = False) -> None:
+    """Replay a bundle's references on this machine; exit 1 if a byte, a file or an output is off."""
+    from pipeline.console import show_bundle
+    from pipeline.stages.export import verify_folder
+
+    record = verify_folder(bundle)
+    print_record(record.model_dump(mode="json"), as_json, lambda: show_bundle(record))
+    _require_bundle(record.status, record.reasons, str(bundle))
+
+
+def targets(as_json: JsonOption = False) -> None:
+    """Targets, their state on this machine, and what would make them verifiable."""
+    from pipeline.console import show_targets
+    from pipeline.stages.export import list_targets
+
+    found = list_targets()
+    print_record({"status": "ok", "targets": found}, as_json, lambda: show_targets(found))
+
+
+def _require_bundle(status: str, reasons: tuple[str, ...], where: str) -> None:
+    from optim.errors import GateNotMetError, UnsupportedModelError
+
+    if status == "unsupported":
+        raise UnsupportedModelError(
+            "; ".join(reasons), where=where, hint="`fairlead targets` lists what else there is"
+        )
+    if status != "ok":
+        raise GateNotMetError(
+            "; ".join(reasons), where=where, hint="the bundle must not be deployed as it is"
+        )
