@@ -7,11 +7,21 @@ from typing import Annotated
 
 import typer
 
-from pipeline.commands.options import DataOption, JsonOption, QuietOption, print_record
+from pipeline.commands.options import (
+    CustomCodeOption,
+    DataOption,
+    FreezeOption,
+    InputsOption,
+    JsonOption,
+    ModelArg,
+    OutputsOption,
+    QuietOption,
+    print_record,
+)
 
 
 def export(
-    model: Annotated[Path, typer.Argument(metavar="MODEL", help="An ONNX model.")],
+    model: ModelArg,
     target: Annotated[str, typer.Option(help="A name from `fairlead targets`.")],
     output: Annotated[Path, typer.Option("-o", "--output", metavar="DIR", help="Folder of the bundle.")],
     options: Annotated[
@@ -19,19 +29,34 @@ def export(
     ] = [],  # noqa: B006
     labels: Annotated[Path | None, typer.Option(help="Text file, one class name a line.")] = None,
     data: DataOption = None,
+    inputs: InputsOption = None,
+    outputs: OutputsOption = None,
+    freeze: FreezeOption = [],  # noqa: B006
+    recipe: Annotated[str, typer.Option(help="A recipe from `fairlead passes`.")] = "canonical",
+    allow_custom_code: CustomCodeOption = False,
     as_json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
     """Write a deployable bundle for a target and check it there."""
-    from pipeline.arguments import key_values, read_io
+    from pipeline.arguments import convert_request, key_values, read_io
     from pipeline.console import show_bundle
     from pipeline.progress import reporter
-    from pipeline.stages.export import export_file
+    from pipeline.stages.export import export_model
 
+    request = convert_request(
+        model, inputs=inputs, outputs=outputs, freeze=freeze, allow_custom_code=allow_custom_code
+    )
     io = read_io(data) if data is not None else None
     with reporter(quiet=quiet).step(f"export {target}") as progress:
-        record = export_file(
-            model, target, output, options=key_values(options), labels=labels, io=io, progress=progress
+        record = export_model(
+            request,
+            target,
+            output,
+            recipe=recipe,
+            options=key_values(options),
+            labels=labels,
+            io=io,
+            progress=progress,
         )
     print_record(record.model_dump(mode="json"), as_json, lambda: show_bundle(record))
     _require_bundle(record.status, record.reasons, str(output))

@@ -5,24 +5,27 @@ from __future__ import annotations
 import importlib.metadata
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from optim.contract import Array
 from optim.errors import MissingRuntimeError, UserError
-from optim.model import load, sha256, signature
 from pipeline.bench.host import environment
 from pipeline.config import Config, GateConfig
-from pipeline.feeds import random, zeros
+from pipeline.feeds import batch_size, random, zeros
 from pipeline.records import BenchmarkRecord, BundleRecord, ConvertRecord, OptimizeRecord, ParityRecord
-from pipeline.sources.contract import Progress
-from pipeline.stages.contract import BUNDLE, OPTIMIZED, StageContext
+from pipeline.sources.contract import ConvertRequest, Progress
+from pipeline.stages.contract import BUNDLE, CONVERTED, OPTIMIZED, StageContext
+from pipeline.stages.convert import conversion_record
+from pipeline.stages.optimize import optimize_file
+from pipeline.stages.parity import open_any
 from targets.bundle import Bundle, BundleSpec, BundleVerdict, verify_bundle, write_bundle
 from targets.catalog import all_targets, target_named
 from targets.closeness import Gate
 from targets.contract import State, Target
 from targets.preprocessing import Preprocessing
-from targets.reference import OrtSession
 from targets.references import Reference, load_reference
 
 REFERENCES = "references"
@@ -68,19 +71,7 @@ def _spec(context: StageContext, target: Target, options: Mapping[str, object]) 
         preprocessing=_preprocessing(config),
         labels=_labels(config),
         description=config.description,
-        provenance={
-            "model": Path(config.model.path).name,
-            "source_format": converted.source_format,
-            "framework": converted.framework,
-            "converted_sha256": converted.sha256,
-            "optimized_sha256": optimized.sha256,
-            "recipe": optimized.recipe,
-            "frozen": [one.model_dump(mode="json") for one in converted.frozen],
-            "notes": list(converted.notes),
-            "ledger": [
-                _ledger_line(line) for line in optimized.model_dump(mode="json", by_alias=True)["ledger"]
-            ],
-        },
+        provenance=_provenance(config.model.path, converted, optimized),
         parity={
             "gate": parity.gate,
             "worst": parity.metrics.model_dump(mode="json"),
@@ -103,48 +94,84 @@ def _options(context: StageContext, target: str, given: Mapping[str, object]) ->
     return options
 
 
-def export_file(
-    model: Path,
+def export_model(
+    request: ConvertRequest,
     target: str,
     output: Path,
     *,
+    recipe: str,
     options: Mapping[str, object],
     labels: Path | None,
     io: tuple[dict[str, Array], dict[str, Array]] | None,
     progress: Progress,
 ) -> BundleRecord:
-    """Bundle an ONNX file by itself; its references are its own unoptimised outputs unless ``io`` gives them.
+    """Bundle one model of any format: converted, optimised with ``recipe``, and held to the source's answers.
+
+    The references are zeros, random input and ``io``; what ``io`` expects stands in for the source's answer.
 
     Raises:
         UserError: the model, labels or arrays do not fit.
-        UnsupportedModelError: the target cannot express the model.
+        UnsupportedModelError: the model cannot be converted, or the target cannot express it.
     """
     begin = time.perf_counter()
-    if model.suffix != ".onnx":
-        raise UserError("export takes an ONNX model", where=str(model), hint="`fairlead convert` makes one")
-    inputs, _outputs = signature(load(model))
-    progress("references", 0.1)
-    references = []
-    with OrtSession(model, optimization="off") as session:
-        for name, feeds in (("zeros", zeros(inputs, batch=1)), ("random_0", random(inputs, seed=0, batch=1))):
-            references.append(Reference(name, feeds, session.run(feeds)))
+    chosen = target_named(target)
+    names = None if labels is None else _read_labels(labels)
+    with TemporaryDirectory(prefix="fairlead-export-") as folder:
+        raw, optimized = Path(folder) / CONVERTED, Path(folder) / OPTIMIZED
+        progress("convert", 0.1)
+        converted = conversion_record(request, raw, progress)
+        progress("optimize", 0.3)
+        supplied = None if io is None else io[0]
+        rewritten = optimize_file(raw, optimized, recipe=recipe, supplied=supplied, progress=progress)
+        progress("references", 0.5)
+        spec = BundleSpec(
+            name=output.name,
+            model=optimized,
+            target=chosen,
+            references=_references(replace(request, outputs=_names(converted)), io),
+            options=options,
+            labels=names,
+            provenance=_provenance(request.model, converted, rewritten),
+            hardware=environment(),
+            versions=_versions(),
+            layers=tuple(layer.model_dump(mode="json") for layer in converted.layers),
+        )
+        progress("building", 0.6)
+        bundle = write_bundle(spec, output)
+    return _record(bundle, time.perf_counter() - begin)
+
+
+def _names(converted: ConvertRecord) -> tuple[str, ...]:
+    return tuple(tensor.name for tensor in converted.outputs)
+
+
+def _references(
+    request: ConvertRequest, io: tuple[dict[str, Array], dict[str, Array]] | None
+) -> tuple[Reference, ...]:
+    """What the source itself answers to zeros, random input and the user's arrays."""
+    with open_any(request) as source:
+        batch = batch_size(source.inputs, 1)
+        feeds = {"zeros": zeros(source.inputs, batch), "random_0": random(source.inputs, 0, batch)}
+        found = [Reference(name, feed, source.run(feed)) for name, feed in feeds.items()]
         if io is not None:
             given, expected = io
-            references.append(Reference("data", given, expected or session.run(given)))
-    spec = BundleSpec(
-        name=output.name,
-        model=model,
-        target=target_named(target),
-        references=tuple(references),
-        options=options,
-        labels=None if labels is None else _read_labels(labels),
-        provenance={"model": model.name, "sha256": sha256(model)},
-        hardware=environment(),
-        versions=_versions(),
-    )
-    progress("building", 0.4)
-    bundle = write_bundle(spec, output)
-    return _record(bundle, time.perf_counter() - begin)
+            found.append(Reference("data", given, expected or source.run(given)))
+    return tuple(found)
+
+
+def _provenance(model: str, converted: ConvertRecord, optimized: OptimizeRecord) -> dict[str, Any]:
+    ledger = optimized.model_dump(mode="json", by_alias=True)["ledger"]
+    return {
+        "model": Path(model).name,
+        "source_format": converted.source_format,
+        "framework": converted.framework,
+        "converted_sha256": converted.sha256,
+        "optimized_sha256": optimized.sha256,
+        "recipe": optimized.recipe,
+        "frozen": [one.model_dump(mode="json") for one in converted.frozen],
+        "notes": list(converted.notes),
+        "ledger": [_ledger_line(line) for line in ledger],
+    }
 
 
 def verify_folder(folder: Path) -> BundleRecord:

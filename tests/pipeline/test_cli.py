@@ -158,6 +158,18 @@ def test_a_bundle_is_an_artefact_that_parity_takes(net: Path, tmp_path: Path) ->
     assert answer("parity", net, tmp_path / "bundle")["passed"]
 
 
+@pytest.mark.slow
+@pytest.mark.tensorflow
+def test_export_takes_a_source_in_its_own_framework_s_format(repository: Path, tmp_path: Path) -> None:
+    zoo = repository / "configs" / "zoo"
+    words = ("--target", "onnxruntime", "--labels", zoo / "digits_labels.txt", "-o", tmp_path / "digits")
+    assert answer("export", zoo / "digits.keras", *words)["state"] == "verified"
+    manifest = json.loads((tmp_path / "digits" / "manifest.json").read_text())
+    assert manifest["provenance"]["source_format"] == "keras"
+    assert manifest["provenance"]["recipe"] == "canonical"
+    assert manifest["labels"] == 10
+
+
 def test_inspect(net: Path) -> None:
     record = answer("inspect", net)
     assert record["format"] == "onnx"
