@@ -7,12 +7,15 @@ BIN     := $(VENV)/bin
 WORKERS ?= 2
 
 ifneq ($(shell command -v uv 2>/dev/null),)
-  MAKE_VENV := uv venv --quiet --allow-existing --python "$(PYTHON)" $(VENV)
-  INSTALL   := uv pip install --quiet --python $(BIN)/python
+  MAKE_VENV := uv venv --quiet --seed --allow-existing --python "$(PYTHON)" $(VENV)
+  FAST      := uv pip install --quiet --python $(BIN)/python
 else
   MAKE_VENV := $(PYTHON) -m venv $(VENV)
-  INSTALL   := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+  FAST      := false
 endif
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+# uv does not read pip's settings: where it finds no packages, pip may.
+INSTALL = fetch() { $(FAST) "$$@" 2>/dev/null || $(PIP) "$$@"; }; fetch
 
 .PHONY: help demo test check test-corpus zoo schema clean
 
