@@ -1,231 +1,202 @@
-"""The optimiser against its peers: nodes, bytes, parity, and latency interleaved in one run.
+"""The optimiser against its peers: one part of the evidence at a time, merged into one file.
 
-    python -m benchmarks.optimizer MODEL.onnx [...] [--size N] [--seconds S] [--processes N] [--out FILE]
+    python -m benchmarks.optimizer nodes [--part-of I/N]          nodes and parity on every ONNX graph
+    python -m benchmarks.optimizer latency MODEL.onnx... [--size N] [--seconds S] [--processes N] [--work DIR]
+    python -m benchmarks.optimizer seconds MODEL.onnx...          time of `canonical` on real networks
+    python -m benchmarks.optimizer scale [--nodes N...]           deep graphs
+    python -m benchmarks.optimizer weights                        2.25 GiB of weights beside the model
+    python -m benchmarks.optimizer table                          all bars, from what has been measured
 
-Ours: `canonical` and `fast`, certified. Peers: onnxsim, onnxslim, onnxscript's optimiser, and ONNX Runtime's
-own, saved at each level; each in a process of its own with a time limit; those that are not installed or fail
-are listed with the reason. Free dimensions besides the batch are first set to N for all alike. Every result
-is opened by ONNX Runtime with all its optimisations on, batch 1, one thread; parity is taken against the raw
-model with them off. Adds to `benchmarks/results/optimizer.json`, with the host's facts and the load.
+Ours: `canonical` and `fast`. Peers: onnxsim, onnxslim, onnxscript's optimiser, onnxoptimizer, and ONNX
+Runtime's own, saved at each level; each in a process of its own with a time limit; those that fail are listed
+with the reason. Adds to `benchmarks/results/optimizer.json`, with the host's facts and the load.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
-import subprocess
-import sys
 import tempfile
-import time
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from optim.contract import Feeds, Outputs
-from optim.model import load, op_counts, save, signature, weight_bytes
-from optim.passes.freeze_shapes import FreezeShapes
-from optim.probes import probes_for
-from optim.verify import PARITY_GATE, difference
-from pipeline.bench.contender import Contender
+from benchmarks.corpus_score import default_corpus
+from benchmarks.optimizer_latency import CANONICAL, judged, made, measured
+from benchmarks.optimizer_nodes import compare_all, summary
+from benchmarks.optimizer_scale import CHAINS, SIZES, large_weights, seconds_on, time_chain, totals
+from benchmarks.optimizer_scale import judged as judged_scale
 from pipeline.bench.host import environment
-from pipeline.bench.study import benchmark
-from pipeline.config import BenchmarkConfig
-from pipeline.records import BenchmarkRecord
-from targets.reference import OrtSession
 
 RESULT = Path(__file__).parent / "results" / "optimizer.json"
-RAW = "raw"
-LIMIT_S = 300  # of one tool on one model
-_LEVELS = {"basic": "BASIC", "extended": "EXTENDED", "layout": "LAYOUT", "all": "ALL"}
 
-OURS = (
-    "import sys; from pathlib import Path; from pipeline.stages.optimize import optimize_file;"
-    "r = optimize_file(Path(sys.argv[1]), Path(sys.argv[2]), recipe='{recipe}', progress=lambda t, f: None);"
-    "print(r.model_dump_json(by_alias=True))"
-)
-PEERS = {
-    "onnxsim": (
-        "import sys, onnx, onnxsim; m, ok = onnxsim.simplify(sys.argv[1]); assert ok, 'its own check failed';"
-        "onnx.save(m, sys.argv[2])"
-    ),
-    "onnxslim": "import sys, onnx, onnxslim; onnx.save(onnxslim.slim(sys.argv[1]), sys.argv[2])",
-    "onnxscript": (
-        "import sys, onnx, onnxscript.optimizer as o;"
-        "onnx.save(o.optimize(onnx.load(sys.argv[1])), sys.argv[2])"
-    ),
-    **{
-        f"onnxruntime {name}": (
-            "import sys, onnxruntime as ort; o = ort.SessionOptions(); o.intra_op_num_threads = 1;"
-            f"o.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_{level};"
-            "o.optimized_model_filepath = sys.argv[2]; o.log_severity_level = 3;"
-            "ort.InferenceSession(sys.argv[1], o, providers=['CPUExecutionProvider'])"
+
+def _nodes(options: argparse.Namespace, results: dict[str, Any]) -> None:
+    known = {item["name"]: item for item in results.get("nodes", {}).get("items", [])}
+
+    def told(line: str, items: list[Mapping[str, Any]]) -> None:
+        _say(line)
+        results["nodes"] = {"items": items, "summary": summary(items)}
+        _write(options.out, results)
+
+    first, of = (int(n) for n in options.part_of.split("/"))
+    items = compare_all(options.corpus, known, part=(first, of), peers_again=options.peers_again, told=told)
+    results["nodes"] = _stamped({"items": items, "summary": summary(items)})
+
+
+def _latency(options: argparse.Namespace, results: dict[str, Any]) -> None:
+    for model in options.models:
+        with tempfile.TemporaryDirectory(prefix="fairlead-optimizer-") as aside:
+            folder = (options.work or Path(aside)) / model.stem
+            files, said = made(model, folder, options.size)
+            if options.make_only:
+                continue
+            found = measured(files, options.seconds, options.processes)
+        verdict = judged(model.stem, found)
+        results.setdefault("latency", {})[model.stem] = _stamped(
+            {**found, **verdict, "canonical": said[CANONICAL], "tools": said}
         )
-        for name, level in _LEVELS.items()
-    },
+        _say(f"{model.stem}: {json.dumps(found['best'])} {verdict}")
+        _write(options.out, results)
+
+
+def _seconds(options: argparse.Namespace, results: dict[str, Any]) -> None:
+    networks = results.get("seconds", {}).get("networks", {})
+    for model in options.models:
+        networks[model.stem] = seconds_on(model)
+    results["seconds"] = _stamped({"networks": networks, **totals(networks)})
+
+
+def _scale(options: argparse.Namespace, results: dict[str, Any]) -> None:
+    found = results.get("deep_graphs", {})
+    for kind in CHAINS:
+        runs = {run["nodes"]: run for run in found.get(kind, {}).get("runs", [])}
+        for size in options.nodes:
+            run = time_chain(kind, size)
+            runs[run["nodes"]] = run
+        found[kind] = judged_scale(list(runs.values()))
+    results["deep_graphs"] = _stamped(found)
+
+
+def _weights(_options: argparse.Namespace, results: dict[str, Any]) -> None:
+    results["large_weights"] = _stamped(large_weights())
+
+
+def _table(_options: argparse.Namespace, _results: dict[str, Any]) -> None:
+    """Only prints."""
+
+
+def _stamped(found: dict[str, Any]) -> dict[str, Any]:
+    now = datetime.now(UTC).isoformat(timespec="seconds")
+    return {**found, "at": now, "load_after": os.getloadavg(), "host": environment()}
+
+
+def table(results: Mapping[str, Any]) -> list[str]:
+    """One line a bar: what is asked, what was measured."""
+    lines: list[str] = []
+    if "nodes" in results:
+        s = results["nodes"]["summary"]
+        ours = s["tools"]["fairlead canonical"]
+        lines += [
+            f"parity over corpus graphs | 100 % | {ours['kept']} of {s['ran']} run, wrong {ours['wrong']}",
+            f"nodes <= best peer | >= 97 % of graphs | {100 * s['share_not_above']:.1f} % of {s['compared']}",
+        ]
+        lines.append(f"scales and shifts left behind convolutions | 0 | {ours['foldable_affine']}")
+        for peer, total in s["against_each_peer"].items():
+            lines.append(
+                f"nodes in total against {peer} | <= 0.95 | {total['ratio']:.3f} ({total['graphs']} graphs)"
+            )
+        best = s["ratio_to_best_of_all_graph_by_graph"]
+        lines.append(f"nodes in total against the best, graph by graph | | {best:.3f}")
+    for name, one in sorted(results.get("latency", {}).items()):
+        ratio, interval = one["best"].get("ratio"), one["best"].get("interval")
+        shown = "" if ratio is None else f"{ratio:.3f} [{interval[0]:.3f}, {interval[1]:.3f}]"
+        lines.append(
+            f"latency {name} against {one['best']['name']} | {one['bar']} | {shown} {one['reached']}"
+        )
+        canonical = one.get("canonical")
+        if canonical is not None:
+            reasons = len(canonical["surviving_transposes"])
+            lines.append(
+                f"{name}: Transposes, foldable affine | 0 or a reason each, 0"
+                f" | {canonical['transposes']} ({reasons} reasons), {canonical['foldable_affine']}"
+            )
+    for kind, chain in results.get("deep_graphs", {}).items():
+        if isinstance(chain, Mapping) and "runs" in chain:
+            last = chain["runs"][-1]
+            lines.append(
+                f"{last['nodes']} nodes, {kind} chain | <= 5 s, linear"
+                f" | {last['processor_seconds']:.2f} s of the processor ({last['seconds']:.2f} on the clock),"
+                f" exponent {chain['exponent'] or math.nan:.2f}"
+            )
+    if "large_weights" in results:
+        w = results["large_weights"]
+        lines.append(
+            f"{w['weights_mib']:.0f} MiB of weights, peak | <= {512 + w['largest_tensor_mib']:.0f} MiB"
+            f" | {w['peak_before_saving_mib']:.0f} MiB, while saving {w['peak_while_saving_mib']:.0f} MiB"
+        )
+    if "seconds" in results:
+        shown = ", ".join(
+            f"{tool} {total['processor_seconds']:.2f} s ({total['seconds']:.2f} on the clock)"
+            for tool, total in results["seconds"]["totals"].items()
+        )
+        lines.append(
+            f"time of canonical on {len(results['seconds']['networks'])} networks | <= fastest peer | {shown}"
+        )
+    return lines
+
+
+def _say(line: str) -> None:
+    print(line, flush=True)
+
+
+def _write(file: Path, results: Mapping[str, Any]) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    partial = file.with_suffix(".partial")
+    partial.write_text(json.dumps(results, indent=1, default=str) + "\n")
+    partial.replace(file)
+
+
+PARTS: dict[str, Callable[[argparse.Namespace, dict[str, Any]], None]] = {
+    "nodes": _nodes,
+    "latency": _latency,
+    "seconds": _seconds,
+    "scale": _scale,
+    "weights": _weights,
+    "table": _table,
 }
 
 
-def made_by(code: str, source: Path, out: Path) -> dict[str, Any]:
-    """Run one tool in a process of its own: seconds, what it printed, or why it made nothing."""
-    begin = time.perf_counter()
-    try:
-        done = subprocess.run(
-            [sys.executable, "-c", code, str(source), str(out)],
-            capture_output=True, text=True, timeout=LIMIT_S, check=False,
-        )  # fmt: skip
-    except subprocess.TimeoutExpired:
-        return {"failed": f"not done after {LIMIT_S} s"}
-    if done.returncode or not out.is_file():
-        last = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
-        return {"failed": last[:300]}
-    return {"seconds": time.perf_counter() - begin, "output": done.stdout}
-
-
-def frozen(source: Path, out: Path, size: int | None) -> Path:
-    """The model with its free dimensions, the batch apart, set to ``size``."""
-    model = load(source)
-    shapes = {
-        spec.name: tuple(
-            d if isinstance(d, int) and d > 0 else (1 if axis == 0 else size or 0)
-            for axis, d in enumerate(spec.shape)
-        )
-        for spec in signature(model)[0]
-        if any(not isinstance(d, int) or d < 1 for d in spec.shape[1:])
-    }
-    if not shapes:
-        return source
-    if size is None:
-        raise SystemExit(f"{source}: inputs {sorted(shapes)} have free dimensions; give --size")
-    FreezeShapes(shapes, batch=None).apply(model)
-    save(model, out)
-    return out
-
-
-def outputs_of(model: Path, feeds: Feeds, *, optimized: bool) -> Outputs:
-    """Outputs in ONNX Runtime."""
-    with OrtSession(model, optimization="all" if optimized else "off") as session:
-        return session.run(feeds)
-
-
-def described(file: Path, feeds: Feeds, truth: Outputs) -> dict[str, Any]:
-    """Nodes, bytes and parity of one result."""
-    model = load(file)
-    apart = difference(outputs_of(file, feeds, optimized=True), truth)
-    foreign = sum(1 for node in model.graph if node.domain not in ("", "ai.onnx"))
-    return {
-        "nodes": sum(op_counts(model).values()),
-        "nodes_outside_standard": foreign,
-        "weight_bytes": weight_bytes(model),
-        "max_abs_over_range": apart.max_abs_over_range,
-        "snr_db": apart.snr_db,
-        "parity": apart.max_abs_over_range <= PARITY_GATE,
-    }
-
-
-def compare(source: Path, folder: Path, options: argparse.Namespace) -> dict[str, Any]:
-    """All tools on one model."""
-    raw = frozen(source, folder / "raw.onnx", options.size)
-    feeds = probes_for(load(raw), batches=(1,))[-1].feeds
-    truth = outputs_of(raw, feeds, optimized=False)
-    codes = {f"fairlead {r}": OURS.format(recipe=r) for r in ("canonical", "fast")} | PEERS
-    tools: dict[str, Any] = {RAW: described(raw, feeds, truth)}
-    files = {RAW: raw}
-    for name, code in codes.items():
-        out = folder / f"{name.replace(' ', '_')}.onnx"
-        run = made_by(code, raw, out)
-        if "failed" not in run:
-            printed = run.pop("output")
-            run |= described(out, feeds, truth)
-            files[name] = out
-            if name.startswith("fairlead"):
-                run |= _ledger(json.loads(printed))
-        tools[name] = run
-        print(f"  {name}: {json.dumps({k: v for k, v in run.items() if k != 'ledger'})}", flush=True)
-    config = BenchmarkConfig(
-        min_duration_s=options.seconds, max_duration_s=3 * options.seconds, min_samples=30
-    )
-    timed = benchmark(
-        [Contender(name=name, kind="onnx", model=str(file)) for name, file in files.items()],
-        config, {1: feeds}, processes=options.processes,
-    )  # fmt: skip
-    return {"tools": tools, "latency": _latency(timed), "best_peer": _best_peer(timed)}
-
-
-def _ledger(record: dict[str, Any]) -> dict[str, Any]:
-    lines = [
-        {"pass": line["pass"], "sites": line["sites"], "rolled_back": len(line["rolled_back"])}
-        for line in record["ledger"]
-        if line["sites"] or line["rolled_back"]
-    ]
-    certificates = sum(line["certificate_seconds"] for line in record["ledger"])
-    return {"ledger": lines, "certificate_seconds": certificates}
-
-
-def _latency(record: BenchmarkRecord) -> dict[str, Any]:
-    """Each contender against the raw model."""
-    against_raw = {c.b: c for c in record.comparisons if c.a == RAW}
-    return {
-        "load_average": record.host["load_average"],
-        "skipped": record.skipped,
-        "contenders": {
-            r.contender: {
-                "latency_ms": r.latency_ms,
-                "interval_ms": r.interval_ms,
-                "samples": r.samples,
-                "grade": r.grade,
-                **_ratio(against_raw.get(r.contender)),
-            }
-            for r in record.results
-        },
-    }
-
-
-def _ratio(comparison: Any) -> dict[str, Any]:
-    if comparison is None:
-        return {}
-    return {"ratio": comparison.ratio, "interval": comparison.interval, "verdict": comparison.verdict}
-
-
-def _best_peer(record: BenchmarkRecord) -> dict[str, Any]:
-    """`fairlead fast` against the fastest of the raw model and all peers."""
-    ours = "fairlead fast"
-    peers = {r.contender: r.latency_ms for r in record.results if not r.contender.startswith("fairlead")}
-    best = min(peers, key=lambda name: peers[name])
-    for c in record.comparisons:
-        if {c.a, c.b} == {best, ours}:
-            inverse = c.a == ours
-            ratio = 1 / c.ratio if inverse else c.ratio
-            interval = (1 / c.interval[1], 1 / c.interval[0]) if inverse else c.interval
-            return {"name": best, "ratio": ratio, "interval": interval, "verdict_of_b": c.verdict, "b": c.b}
-    return {"name": best}
-
-
 def main() -> None:
-    """Measure, print, write."""
+    """Measure one part, merge, print the table."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("models", nargs="+", type=Path)
+    parser.add_argument("part", choices=PARTS)
+    parser.add_argument("models", nargs="*", type=Path)
+    parser.add_argument("--corpus", type=Path, default=default_corpus())
+    parser.add_argument(
+        "--part-of", default="0/1", help="i/n: every n-th graph of the corpus from the i-th on"
+    )
+    parser.add_argument("--peers-again", action="store_true", help="count the peers' nodes anew")
+    parser.add_argument("--nodes", type=int, nargs="+", default=SIZES, help="sizes of the deep graphs")
     parser.add_argument("--size", type=int, help="what free dimensions besides the batch become")
     parser.add_argument("--seconds", type=float, default=5.0, help="least measured time of each contender")
     parser.add_argument("--processes", type=int, default=2, help="of each contender")
+    parser.add_argument("--work", type=Path, help="where what the tools make is kept and found again")
+    parser.add_argument("--make-only", action="store_true", help="make the files, measure later")
     parser.add_argument("--out", type=Path, default=RESULT)
     options = parser.parse_args()
-    results = json.loads(options.out.read_text()) if options.out.is_file() else {"models": {}}
-    for model in options.models:
-        print(model.stem, flush=True)
-        with tempfile.TemporaryDirectory(prefix="fairlead-optimizer-") as folder:
-            found = compare(model, Path(folder), options)
-        found |= {"at": datetime.now(UTC).isoformat(timespec="seconds"), "load_after": os.getloadavg()}
-        results["models"][model.stem] = {**found, "host": environment()}
-        for name, figures in found["latency"]["contenders"].items():
-            print(f"  {name:24} {figures['latency_ms']:9.3f} ms  {figures.get('ratio', 1.0):.3f}", flush=True)
-        print(f"  against the best peer: {found['best_peer']}", flush=True)
-        options.out.parent.mkdir(parents=True, exist_ok=True)
-        partial = options.out.with_suffix(".partial")
-        partial.write_text(json.dumps(results, indent=1, default=str) + "\n")
-        partial.replace(options.out)
+    if options.part in ("latency", "seconds") and not options.models:
+        parser.error("give the models")
+    results = json.loads(options.out.read_text()) if options.out.is_file() else {}
+    PARTS[options.part](options, results)
+    _write(options.out, results)
+    for line in table(results):
+        _say(line)
 
 
 if __name__ == "__main__":

@@ -33,3 +33,21 @@ def saturating_heads(model: ir.Model) -> dict[str, Head]:
         if logits is not None and logits.name and logits.producer() is not None and output.name:
             heads[output.name] = Head(output.name, node.op_type, logits.name)
     return heads
+
+
+def with_logits(model: ir.Model) -> tuple[ir.Model, dict[str, str]]:
+    """A copy whose Softmax heads give their logits too, and the name of those by output name.
+
+    The copy shares all tensors. Without such heads it is the model itself.
+    """
+    heads = [h for h in saturating_heads(model).values() if h.op == "Softmax"]
+    if not heads:
+        return model, {}
+    copy = model.clone()
+    given = {v.name for v in copy.graph.outputs}
+    values = {v.name: v for node in copy.graph for v in node.outputs if v.name}
+    for head in heads:
+        if head.logits not in given:
+            copy.graph.outputs.append(values[head.logits])
+            given.add(head.logits)
+    return copy, {h.output: h.logits for h in heads}

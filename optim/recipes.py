@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, fields, is_dataclass, replace
+from typing import cast
 
 from optim.catalog import FORMS, PASSES
 from optim.contract import Pass
@@ -20,6 +21,7 @@ class Line:
     name: str
     why: str
     stopwatch: Stopwatch | None = None  # what a pass that pays only sometimes is chosen by
+    options: Mapping[str, object] = field(default_factory=dict)  # fields of the pass, where not the defaults
 
     @property
     def measured(self) -> bool:
@@ -27,8 +29,10 @@ class Line:
         return self.name in FORMS
 
     def make(self) -> Pass:
-        """The pass with its default options, or the choice among its forms."""
-        return FasterSites(FORMS[self.name], self.stopwatch) if self.measured else PASSES[self.name]()
+        """The pass with its options, or the choice among its forms."""
+        if self.measured:
+            return FasterSites(FORMS[self.name], self.stopwatch)
+        return cast("Callable[..., Pass]", PASSES[self.name])(**self.options)
 
 
 @dataclass(frozen=True)
@@ -72,21 +76,31 @@ _CANONICAL = (
         "fuse_layer_norm", "one node instead of nine, and its constants are no scale and shift to be folded"
     ),
     Line("fuse_prelu", "one node that every layout passes through"),
+    Line("fuse_softmax", "one node instead of five"),
+    Line("fuse_gelu", "one node where the operator set has it"),
+    Line("fuse_quotients", "one node for a product with a reciprocal"),
+    Line("join_slices", "one Split for the slices that part a tensor among them"),
     Line(
         "choose_layout",
         "transposes go where they move the fewest bytes; what stays is listed with its reason",
     ),
     Line("keep_reduced_axes", "reshapes that only a layout kept from their reduction"),
     Line("eliminate_noops", "transposes and reshapes that met"),
+    Line("fuse_clips", "clamps and activations that a transpose kept apart"),
+    Line("fuse_hardswish", "likewise"),
+    Line("dilate_convolutions", "before pads are folded: what pads it stands before the rearrangement"),
     Line("make_padding_explicit", "numbers instead of SAME_UPPER: every target reads them alike"),
     Line("fold_pads", "a Pad node becomes a number in the convolution or pool after it"),
     Line("crop_transposed_convolutions", "a crop becomes padding, and no longer hides what follows"),
+    Line("sink_channel_shuffles", "channels in another order are weights in another order"),
+    Line("hoist_scales", "scale and shift behind a Concat or Resize, where the next pass can take them"),
     Line("fold_batchnorm", "scale and shift become weights; after the transposes are out of the way"),
     Line("fuse_clips", "clamps that a folded scale kept apart"),
     Line("fuse_gemm", "a dense layer is one node; after its scale and shift are folded"),
     Line("deduplicate_initializers", "equal constants become one value, so that equal nodes can be seen"),
     Line("eliminate_common_subexpressions", "the same thing is computed once"),
     Line("eliminate_noops", "what the rewrites above left behind"),
+    Line("sign_pool_borders", "ONNX Runtime takes a zero border for that of the pool, which is -infinity"),
     Line("remove_dead_ends", "nodes and weights that reach no output"),
 )
 
@@ -101,6 +115,8 @@ _FAST = (
     Line("deduplicate_initializers", "the transforms are the same constants at every site"),
 )
 
+_LAYERED = tuple(line for line in _CANONICAL if line.name not in ("hoist_scales", "fold_batchnorm"))
+
 _EDGE_STATIC = (
     _CANONICAL[0],
     Line("freeze_shapes", "small devices plan their memory ahead: batch 1 unless a shape is given"),
@@ -110,6 +126,9 @@ _EDGE_STATIC = (
 RECIPES: dict[str, Recipe] = {
     "cleanup": Recipe("cleanup", _CLEANUP, "nothing but dead weight removed; exact up to folded arithmetic"),
     "canonical": Recipe("canonical", _CANONICAL, "the form every target can take (default)"),
+    "layered": Recipe(
+        "layered", _LAYERED, "canonical with batch norm kept: one node for each layer of the source"
+    ),
     "fast": Recipe(
         "fast", _FAST, "canonical, and forms that are faster on this machine, each measured where it stands"
     ),
@@ -134,20 +153,57 @@ def recipe_named(name: str) -> Recipe:
 
 
 def recipe_of(passes: Sequence[str], name: str = "custom") -> Recipe:
-    """A user's own ordered list of pass names.
+    """A user's own ordered list of passes, each a name or, with options, ``name:option=value;option=value``.
 
     Raises:
-        UserError: a pass is unknown; names the nearest.
+        UserError: a pass or an option is unknown, or a value is none the option takes; names the nearest.
     """
-    for wanted in passes:
-        if wanted not in PASSES:
+    return Recipe(name, tuple(_line(wanted) for wanted in passes))
+
+
+def _line(text: str) -> Line:
+    wanted, _, given = text.partition(":")
+    if wanted not in PASSES:
+        raise UserError(
+            f"no pass named '{wanted}'",
+            where="optimize.passes",
+            expected="a name from `fairlead passes`",
+            hint=_nearest(wanted, list(PASSES)),
+        )
+    defaults = _options_of(wanted)
+    options: dict[str, object] = {}
+    for item in given.split(";") if given else ():
+        key, equals, value = item.partition("=")
+        if key not in defaults or not equals:
+            known = ", ".join(f"{k}={v}" for k, v in defaults.items()) or "none"
             raise UserError(
-                f"no pass named '{wanted}'",
+                f"{wanted} has no option '{item}'",
                 where="optimize.passes",
-                expected="a name from `fairlead passes`",
-                hint=_nearest(wanted, list(PASSES)),
+                expected=f"of its options (with their defaults): {known}",
+                hint=_nearest(key, list(defaults)),
             )
-    return Recipe(name, tuple(Line(wanted, "in the user's list") for wanted in passes))
+        options[key] = _number(wanted, key, value)
+    return Line(wanted, "in the user's list", options=options)
+
+
+def _options_of(name: str) -> dict[str, int | None]:
+    """The whole-number options of a pass and their defaults."""
+    example: object = PASSES[name]()
+    if name in FORMS or not is_dataclass(example):
+        return {}
+    values = {f.name: getattr(example, f.name) for f in fields(example)}
+    return {k: v for k, v in values.items() if v is None or isinstance(v, int)}
+
+
+def _number(name: str, key: str, value: str) -> int | None:
+    if value == "none":
+        return None
+    try:
+        return int(value)
+    except ValueError as error:
+        raise UserError(
+            f"{name}: {key} is '{value}'", where="optimize.passes", expected="a whole number or none"
+        ) from error
 
 
 def _nearest(name: str, known: list[str]) -> str:

@@ -11,12 +11,17 @@ itself
   the network's own answer to such a change is the yardstick. Never above ``PARITY_GATE``. A pass that
   declares a bound of its own (fast algorithms that are stable, but with a larger constant) is held to that.
 * ``lossy``: what the pass declares, else ``PARITY_GATE``.
+
+Outputs that end in a Softmax are compared by its logits. Where classes compete, a probability moves by up
+to a quarter of what the logits move in absolute numbers, however large these are; and where one class has
+won, probabilities say nothing at all. If a rewrite has moved the logits to another layout, logarithms of the
+probabilities stand in, unless some have vanished.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import cast
@@ -27,6 +32,7 @@ import onnx_ir as ir
 
 from optim.contract import Array, Certificate, Feeds, Numerics, Oracle, Outputs, PassInfo
 from optim.errors import UnsupportedModelError
+from optim.heads import with_logits
 from optim.model import signature
 from optim.probes import Probe, probes_for
 
@@ -35,6 +41,8 @@ __all__ = ["Certifier", "Difference", "Probe", "difference", "probes_for"]
 PARITY_GATE = 2e-5
 _ROUNDING_STEPS = 16
 _NOISE_FACTOR = 4.0
+_SIZED_BY = frozenset({"Resize", "Upsample", "Range"})
+_LEAST_PROBABILITY = 1e-30  # below it a float32 Softmax flushes to zero, and its logarithm says nothing
 
 
 @dataclass(frozen=True)
@@ -55,18 +63,44 @@ class Breach:
     feed: str
 
 
+LOGITS = "/logits"
+"""Ending of the key under which outputs hold the logits of the output of that name."""
+
+
 def difference(got: Outputs, reference: Outputs) -> Difference:
-    """The worst over all outputs.
+    """The worst over all outputs; one that comes with its logits (key ``NAME/logits``) is judged by them.
 
     The scale of an output is its range (max - min), or its largest magnitude where that is more: rounding is
     relative to magnitude, and an output that is constant has no range at all.
     """
-    if got.keys() != reference.keys() or not reference:
+    names = {name for name in reference if not name.endswith(LOGITS)}
+    if {name for name in got if not name.endswith(LOGITS)} != names or not names:
         return Difference(math.inf, -math.inf, equal=False)
-    each = [_difference(got[name], reference[name]) for name in reference]
+    each = [_of_output(name, got, reference) for name in names]
     return Difference(
         max(d.max_abs_over_range for d in each), min(d.snr_db for d in each), all(d.equal for d in each)
     )
+
+
+def _of_output(name: str, got: Outputs, reference: Outputs) -> Difference:
+    plain = _difference(got[name], reference[name])
+    logits = reference.get(name + LOGITS)
+    if logits is None or math.isinf(plain.max_abs_over_range):
+        return plain
+    logarithms = _logarithms(got[name], reference[name])
+    ways = [] if logarithms is None else [_difference(*logarithms)]
+    other = got.get(name + LOGITS)
+    if other is not None and np.shape(other) == np.shape(logits):
+        ways.append(_difference(other, logits))
+    return min(ways, key=lambda d: d.max_abs_over_range, default=plain)
+
+
+def _logarithms(got: Array, reference: Array) -> tuple[Array, Array] | None:
+    """Both as float64 logarithms; None where probabilities have vanished on either side."""
+    a, b = np.asarray(got), np.asarray(reference)
+    if b.dtype.kind != "f" or b.size == 0 or not min(a.min(), b.min()) >= _LEAST_PROBABILITY:
+        return None
+    return np.log(a.astype(np.float64)), np.log(b.astype(np.float64))
 
 
 def _difference(got: Array, reference: Array) -> Difference:
@@ -179,10 +213,13 @@ class Certifier:
         )
 
     def _prepare(self, model: ir.Model) -> Callable[[Feeds], Outputs]:
+        model, logits = with_logits(model)
         prepare = getattr(self._oracle, "prepare", None)
         if prepare is not None:
-            return cast(Callable[[Feeds], Outputs], prepare(model))
-        return partial(self._oracle, model)
+            run = cast(Callable[[Feeds], Outputs], prepare(model))
+        else:
+            run = partial(self._oracle, model)
+        return partial(_with_keys, run, logits) if logits else run
 
     def _bound(
         self, info: PassInfo, probe: Probe, reference: Outputs, delta: Difference, before: ir.Model
@@ -207,12 +244,27 @@ class Certifier:
         rng = np.random.default_rng(self._seed)
         for value in moved.graph.initializers.values():
             tensor = value.const_value
-            if tensor is not None and tensor.dtype.is_floating_point():
+            if tensor is not None and tensor.dtype.is_floating_point() and not _is_structural(value):
                 value.const_value = ir.tensor(_one_step(tensor.numpy(), rng), name=value.name)
         feeds = {name: _one_step(np.asarray(feed), rng) for name, feed in probe.feeds.items()}
         found = _run(self._prepare(moved), feeds)
         noise = 0.0 if found is None else difference(found, reference).max_abs_over_range
         return noise if math.isfinite(noise) else 0.0
+
+
+def _with_keys(run: Callable[[Feeds], Outputs], logits: Mapping[str, str], feeds: Feeds) -> Outputs:
+    """Outputs of a model with logits, those under the keys that ``difference`` looks for."""
+    found = run(feeds)
+    beside = {f"{output}{LOGITS}": found[name] for output, name in logits.items()}
+    added = set(logits.values())
+    return {name: array for name, array in found.items() if name not in added} | beside
+
+
+def _is_structural(value: ir.Value) -> bool:
+    """Whether a tensor decides about sizes: a Resize scaled by 1.0000001 is another graph, or none at all."""
+    return any(
+        use.node.op_type in _SIZED_BY and (use.idx > 0 or use.node.op_type == "Range") for use in value.uses()
+    )
 
 
 def _reason(error: Exception) -> str:

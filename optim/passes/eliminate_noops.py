@@ -258,6 +258,26 @@ def _merge_reshapes(rw: Rewrite, node: ir.Node) -> bool:
     return True
 
 
+def _undoes_reshape(rw: Rewrite, node: ir.Node) -> bool:
+    """[N, C, 1, 1] → Reshape → [N, 1, 1, C] → Transpose → [N, C, 1, 1]: nothing has moved in memory."""
+    inner = producer(node.inputs[0], "Reshape")
+    if inner is None or inner.inputs[0] is None or not _moves_only_ones(node):
+        return False
+    perm, shape = ints_attribute(node, "perm"), dims(inner.outputs[0])
+    before = dims(inner.inputs[0])
+    if perm is None or shape is None or before is None or len(before) != len(perm):
+        return False
+    after = tuple(shape[a] for a in perm)
+    # One dimension may be unknown: it is whatever is left.
+    apart = [(a, b) for a, b in zip(after, before, strict=True) if a != b or a is None]
+    if any(isinstance(a, int) and isinstance(b, int) for a, b in apart) or len(apart) > 1:
+        return False
+    if not rw.bypass(node, inner.inputs[0]):
+        return False
+    _drop_unread(rw, inner)
+    return True
+
+
 def _moves_only_ones(transpose: ir.Node) -> bool:
     """Whether the other dimensions keep their order, so that the elements stay where they are in memory."""
     perm, shape = ints_attribute(transpose, "perm"), dims(transpose.inputs[0])
@@ -273,6 +293,8 @@ def _shape_constant(rw: Rewrite, node: ir.Node, shape: list[int]) -> ir.Value:
 
 def _merge_transposes(rw: Rewrite, node: ir.Node) -> bool:
     """Transpose(Transpose(x, p), q) = Transpose(x, p[q])."""
+    if _undoes_reshape(rw, node):
+        return True
     inner = producer(node.inputs[0], "Transpose")
     if inner is None or inner.inputs[0] is None:
         return False

@@ -262,18 +262,31 @@ def _settle_reshape(rw: Rewrite, node: ir.Node, known: dict[ir.Value, _Dims]) ->
     made = known.get(target)
     if made is not None and (shape is None or len(shape) == len(made)):
         merged = tuple(
-            m if isinstance(m, int) else s for m, s in zip(made, shape or (None,) * len(made), strict=True)
+            s if m is None or (isinstance(m, str) and isinstance(s, int)) else m
+            for m, s in zip(made, shape or (None,) * len(made), strict=True)
         )
         shape = merged
     if shape is None:
         return
-    numbers = [d if isinstance(d, int) else -1 for d in shape]
+    numbers = _target_of(node, shape)
     if numbers.count(-1) > 1:
         rw.refuse(site_of(node), "more than one dimension of the target is unknown")
         return
-    if 0 in numbers:
+    if 0 in shape:
         rw.refuse(site_of(node), "a dimension of the target is zero")
         return
     value = rw.constant(np.asarray(numbers, dtype=np.int64), f"{site_of(node)}/shape")
     node.replace_input_with(1, value)
     rw.done(site_of(node))
+
+
+def _target_of(node: ir.Node, shape: _Dims) -> list[int]:
+    """Numbers for what is known; 0, "as it was", for a dimension with a name where more than one is not."""
+    numbers = [d if isinstance(d, int) else -1 for d in shape]
+    if numbers.count(-1) < 2 or int_attribute(node, "allowzero", 0):
+        return numbers
+    before = dims(node.inputs[0]) or ()
+    return [
+        0 if isinstance(d, str) and axis < len(before) and before[axis] == d else n
+        for axis, (d, n) in enumerate(zip(shape, numbers, strict=True))
+    ]

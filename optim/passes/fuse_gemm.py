@@ -27,6 +27,7 @@ from optim.passes.broadcasting import broadcasts_into
 from optim.passes.matching import other_operand
 from optim.rewrite import AttributeValue, Rewrite, kept, note_sources
 
+_FIRST_OPSET_THAT_BROADCASTS, _FIRST_OPSET_WITHOUT_C = 7, 11
 _FLOATS = (ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.DOUBLE, ir.DataType.BFLOAT16)
 
 
@@ -40,14 +41,15 @@ class FuseGemm:
 
     def apply(self, model: ir.Model, allowed: SiteFilter = every_site) -> PassOutcome:
         rw = Rewrite(model, allowed)
-        if opset_of(model) < 11:  # before, C was required
+        if opset_of(model) < _FIRST_OPSET_THAT_BROADCASTS:
             return rw.outcome()
         for node in tuple(model.graph):
             if node.graph is None or not is_op(node, "MatMul", "Gemm"):
                 continue
             if all(rank(v) == 2 for v in node.inputs[:2]) and node.outputs[0].dtype in _FLOATS:
                 made = _fuse_bias(rw, node)
-                _turn(rw, _fuse_transposes(rw, made))
+                if opset_of(model) >= _FIRST_OPSET_WITHOUT_C or input_of(made, 2) is not None:
+                    _turn(rw, _fuse_transposes(rw, made))
         return rw.outcome()
 
 

@@ -98,13 +98,15 @@ def _nothing(_rw: Rewrite, _node: ir.Node, _q: Perm) -> None:
 def _elementwise(node: ir.Node, q: Perm, opset: int) -> Rule | None:
     if opset < 7:
         return None
-    carried, constants = [], []
+    carried, constants, stored = [], [], []
     for i, value in enumerate(node.inputs):
         wide = rank(value)
         if value is None or wide is None or wide > len(q):
             return None
         if constant_tensor_of(value) is not None:
             constants.append(i)
+        elif wide < len(q) and _is_dequantized_constant(value):
+            stored.append(i)
         elif wide == len(q):
             carried.append(i)
         elif wide > 0:
@@ -113,7 +115,43 @@ def _elementwise(node: ir.Node, q: Perm, opset: int) -> Rule | None:
         return None
     if node.op_type == "PRelu" and 0 not in carried:
         return None
-    return Rule(tuple(carried), (0,), partial(_permute_constants, positions=tuple(constants)))
+
+    def flip(rw: Rewrite, node: ir.Node, q: Perm) -> None:
+        _permute_constants(rw, node, q, positions=constants)
+        for i in stored:
+            _permute_dequantized(rw, node.inputs[i], q)
+
+    return Rule(tuple(carried), (0,), flip)
+
+
+def _is_dequantized_constant(value: ir.Value) -> bool:
+    """Whether it is a stored integer weight, dequantised for one reader alone."""
+    node = value.producer()
+    if node is None or not is_op(node, "DequantizeLinear") or int_attribute(node, "block_size", 0):
+        return False
+    return sole_consumer(value) is not None and all(
+        v is None or constant_tensor_of(v) is not None for v in node.inputs
+    )
+
+
+def _permute_dequantized(rw: Rewrite, value: ir.Value | None, q: Perm) -> None:
+    """Give the stored integers all axes, in the new order; a scale for each channel follows them."""
+    node = None if value is None else value.producer()
+    if node is None or value is None:
+        raise ValueError("checked before")
+    missing = len(q) - (rank(node.inputs[0]) or 0)
+    if rank(node.inputs[1]) == 1 and static_shape(node.inputs[1]) != (1,):
+        own = int_attribute(node, "axis", 1) % (len(q) - missing)
+        node.attributes["axis"] = ir.AttrInt64("axis", q.index(own + missing))
+    tensor = constant_tensor_of(node.inputs[0])
+    if tensor is None:
+        raise ValueError("checked before")
+    full = (1,) * missing + tuple(int(d) for d in tensor.shape if isinstance(d, int))
+    new = tuple(full[a] for a in q)
+    make = partial(_permuted, tensor, full, q)
+    node.replace_input_with(0, rw.lazy(make, tensor.dtype, new, f"{node.inputs[0].name}/transposed"))  # type: ignore[union-attr]
+    value.name = rw.fresh(f"{value.name}/transposed")
+    value.shape = ir.Shape(new)
 
 
 def _permute_constants(rw: Rewrite, node: ir.Node, q: Perm, *, positions: Sequence[int]) -> None:

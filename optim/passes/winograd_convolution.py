@@ -1,15 +1,16 @@
 """Conv 3×3, stride 1 → the same by Winograd's minimal filtering F(m×m, 3×3), in standard operators.
 
 Allowed: float32 in two dimensions, group 1, dilation 1, constant weights, known channels and spatial size;
-any pads, any batch. Numbers: reassociates, with a bound of its own, the parity gate for all sites together:
-the transforms amplify rounding.
+any pads, any batch. Numbers: reassociates, with a bound of its own for all sites together, half the parity
+gate: the transforms amplify rounding (eleven sites of a VGG-16: 1.6e-6 of the range of its logits).
 
     Y = Aᵀ [ (G g Gᵀ) ⊙ (Bᵀ d B) ] A   on tiles d of (m + 2)², outputs of m², t = m + 2
 
 The weights G g Gᵀ are computed once, in float64. Bᵀ d B is one convolution of every channel by itself with
-t² filters (kernel t, stride m), which also cuts the tiles and pads; the sum over channels is a product of
-matrices for each of the t² positions, weights first, since ONNX Runtime packs the second factor anew in each
-run; Aᵀ M A is one small product over all tiles. Each Transpose moves one axis, the case with fast kernels.
+t² filters (kernel t, stride m), which also cuts the tiles and pads; the sum over channels is, for each of the
+t² positions, a product of matrices (weights first, since ONNX Runtime packs the second factor anew in each
+run) or a group of one 1×1 convolution; Aᵀ M A is one small product over all tiles. Each Transpose moves one
+axis, the case with fast kernels.
 
 Lavin and Gray, Fast Algorithms for Convolutional Neural Networks (2016); matrices after Toom and Cook, from
 interpolation points. These decide about the error (Barabasz et al., Error Analysis and Improving the Accuracy
@@ -40,9 +41,9 @@ from optim.facts import (
 from optim.passes.faster_sites import Candidate, candidates_of
 from optim.passes.window import same_pads
 from optim.rewrite import Rewrite
-from optim.verify import PARITY_GATE
 from optim.weights import read_once
 
+_BOUND: Final = 1e-5
 _KERNEL: Final = 3
 _POINTS: Final = {
     2: (0.0, 1.0, -1.0),
@@ -82,9 +83,16 @@ def transforms(tile: int) -> Transforms:
 
 @dataclass(frozen=True)
 class WinogradConvolution:
-    """Rewrites every such convolution; ``tile`` is m: 2, 3 or 4 outputs a side at once."""
+    """Rewrites every such convolution.
+
+    Args:
+        tile: m: 2, 3 or 4 outputs a side at once.
+        grouped: the sum over channels is a 1×1 convolution with one group a position instead of a product
+            of matrices a position. Which is faster depends on the sizes and on the runtime.
+    """
 
     tile: int = 4
+    grouped: bool = False
 
     def __post_init__(self) -> None:
         if self.tile not in _POINTS:
@@ -93,7 +101,7 @@ class WinogradConvolution:
     @property
     def info(self) -> PassInfo:
         summary = "3×3 convolution → Winograd's minimal filtering where that is faster"
-        return PassInfo("winograd_convolution", Numerics.REASSOCIATES, summary, bound=PARITY_GATE)
+        return PassInfo("winograd_convolution", Numerics.REASSOCIATES, summary, bound=_BOUND)
 
     def candidates(self, model: ir.Model) -> tuple[tuple[Candidate, ...], tuple[Refusal, ...]]:
         """All 3×3 convolutions that have the form; those that have not, with the reason."""
@@ -114,7 +122,7 @@ class WinogradConvolution:
                 geometry = _geometry(candidate.last)
                 if isinstance(geometry, _Geometry):
                     rw.done(candidate.site)
-                    _write(rw, candidate.last, geometry, self.tile)
+                    _write(rw, candidate.last, geometry, self)
         return rw.outcome()
 
 
@@ -122,7 +130,6 @@ class WinogradConvolution:
 class _Geometry:
     """Channels, spatial sizes and leading pads of one convolution."""
 
-    batch: int | None
     channels: int
     filters: int
     size: tuple[int, int]
@@ -152,7 +159,7 @@ def _geometry(node: ir.Node) -> _Geometry | str | None:
     data = dims(input_of(node, 0))
     if data is None or len(data) != 4 or not all(isinstance(d, int) and d > 0 for d in data[1:]):
         return "the channels or the spatial size are not known"
-    batch, channels, height, width = (d if isinstance(d, int) else 0 for d in data)
+    _, channels, height, width = (d if isinstance(d, int) else 0 for d in data)
     pads = _pads(node, (height, width))
     if isinstance(pads, str):
         return pads
@@ -161,7 +168,7 @@ def _geometry(node: ir.Node) -> _Geometry | str | None:
     if min(out) < 1 or min(pads) < 0:
         return f"pads {list(pads)} leave an output of {list(out)}"
     filters = shape[0] if isinstance(shape[0], int) else 0
-    return _Geometry(batch or None, channels, filters, (height, width), (top, left), out)
+    return _Geometry(channels, filters, (height, width), (top, left), out)
 
 
 def _pads(node: ir.Node, size: tuple[int, int]) -> tuple[int, ...] | str:
@@ -175,67 +182,130 @@ def _pads(node: ir.Node, size: tuple[int, int]) -> tuple[int, ...] | str:
     return f"auto_pad is '{auto}', which ONNX does not define"
 
 
-def _write(rw: Rewrite, conv: ir.Node, g: _Geometry, tile: int) -> None:
-    matrices, width = transforms(tile), tile + _KERNEL - 1
-    old, places = conv.outputs[0], width * width
-    tiles = tuple(-(-n // tile) for n in g.out)
-    count = tiles[0] * tiles[1]
-    name = f"{old.name}/winograd"
+class _Maker:
+    """Makes the nodes that stand for one convolution."""
 
-    def ints(*numbers: int) -> ir.Value:
-        return rw.constant(np.asarray(numbers, np.int64), f"{name}/shape")
+    def __init__(self, rw: Rewrite, conv: ir.Node) -> None:
+        self.rw, self.conv, self.name = rw, conv, f"{conv.outputs[0].name}/winograd"
 
-    def then(op: str, *inputs: ir.Value, **attributes: int | list[int]) -> ir.Value:
-        return rw.node(op, inputs, attributes, before=conv, out=f"{name}/{op}")
+    def __call__(self, op: str, *inputs: ir.Value | None, **attributes: int | list[int]) -> ir.Value:
+        return self.rw.node(op, inputs, attributes, before=self.conv, out=f"{self.name}/{op}")
 
-    # Bᵀ d B of every channel by itself: [N·C, 1, H, W] → [N·C, t², rows, columns]
-    both = np.kron(matrices.input, matrices.input).reshape(places, 1, width, width)
-    ends = [(n - 1) * tile + width - size - pad for n, size, pad in zip(tiles, g.size, g.pads, strict=True)]
-    value = rw.node(
-        "Reshape",
-        [conv.inputs[0], ints(-1, 1, *g.size)],
-        before=conv,
-        out=f"{name}/Reshape",
-    )
-    value = then(
-        "Conv",
-        value,
-        rw.constant(both.astype(np.float32), f"{name}/input"),
-        kernel_shape=[width, width],
-        strides=[tile, tile],
-        pads=[*g.pads, *ends],
-    )
-    value = then("Transpose", then("Reshape", value, ints(-1, places, count)), perm=[1, 0, 2])
-    # The sum over channels, position by position: [t², (N,) K, C] × [t², (N,) C, tiles]
-    one = g.batch == 1
-    value = then("Reshape", value, ints(places, *(() if one else (-1,)), g.channels, count))
-    value = then("MatMul", _weights(rw, conv, g, matrices, name, batched=not one), value)
-    # Aᵀ M A over all tiles: [m², t²] × [t², N·K·tiles], then the tiles side by side
-    back = rw.constant(np.kron(matrices.output, matrices.output).astype(np.float32), f"{name}/output")
-    value = then("MatMul", back, then("Reshape", value, ints(places, -1)))
-    value = then("Reshape", value, ints(tile, tile, -1, *tiles))
-    value = then("Transpose", then("Transpose", value, perm=[0, 2, 3, 4, 1]), perm=[1, 2, 0, 3, 4])
-    ending = [("Reshape", [ints(-1, g.filters, tiles[0] * tile, tiles[1] * tile)])]
-    if (tiles[0] * tile, tiles[1] * tile) != g.out:
-        ending.append(("Slice", [ints(0, 0), ints(*g.out), ints(2, 3)]))
+    def ints(self, *numbers: int) -> ir.Value:
+        """An int64 vector."""
+        return self.rw.constant(np.asarray(numbers, np.int64), f"{self.name}/shape")
+
+    def floats(self, array: Array, what: str) -> ir.Value:
+        """A float32 constant."""
+        return self.rw.constant(array.astype(np.float32), f"{self.name}/{what}")
+
+
+def _write(rw: Rewrite, conv: ir.Node, g: _Geometry, form: WinogradConvolution) -> None:
+    make, matrices, old = _Maker(rw, conv), transforms(form.tile), conv.outputs[0]
+    tiles = -(-g.out[0] // form.tile), -(-g.out[1] // form.tile)
     bias = constant_of(input_of(conv, 2))
+    value = _transformed_input(make, g, form.tile, matrices, tiles)
+    weights = _transformed_weights(conv, g, matrices)
+    if form.grouped:
+        value = _by_groups(make, g, form.tile, matrices, (value, weights, bias), tiles)
+        bias = None
+    else:
+        value = _by_matrices(make, g, form.tile, matrices, (value, weights), tiles)
+    ending = [("Reshape", [make.ints(-1, g.filters, tiles[0] * form.tile, tiles[1] * form.tile)])]
+    if (tiles[0] * form.tile, tiles[1] * form.tile) != g.out:
+        ending.append(("Slice", [make.ints(0, 0), make.ints(*g.out), make.ints(2, 3)]))
     if bias is not None:
-        ending.append(("Add", [rw.constant(bias.astype(np.float32).reshape(-1, 1, 1), f"{name}/bias")]))
+        ending.append(("Add", [make.floats(bias.reshape(-1, 1, 1), "bias")]))
     for op, extra in ending[:-1]:
-        value = then(op, value, *extra)
+        value = make(op, value, *extra)
     op, extra = ending[-1]
     rw.replace(old, rw.node(op, [value, *extra], before=conv, sources=(conv,), like=old))
     rw.drop(conv)
 
 
-def _weights(
-    rw: Rewrite, conv: ir.Node, g: _Geometry, matrices: Transforms, name: str, *, batched: bool
+def _transformed_input(
+    make: _Maker, g: _Geometry, tile: int, matrices: Transforms, tiles: tuple[int, int]
 ) -> ir.Value:
-    """G g Gᵀ as [t², (1,) K, C]."""
+    """Bᵀ d B of every channel by itself, [N·C, 1, H, W] → [N·C, t², rows, columns], as one convolution."""
+    width = tile + _KERNEL - 1
+    both = np.kron(matrices.input, matrices.input).reshape(width * width, 1, width, width)
+    ends = [(n - 1) * tile + width - size - pad for n, size, pad in zip(tiles, g.size, g.pads, strict=True)]
+    return make(
+        "Conv",
+        make("Reshape", make.conv.inputs[0], make.ints(-1, 1, *g.size)),
+        make.floats(both, "input"),
+        kernel_shape=[width, width],
+        strides=[tile, tile],
+        pads=[*g.pads, *ends],
+    )
+
+
+def _transformed_weights(conv: ir.Node, g: _Geometry, matrices: Transforms) -> Array:
+    """G g Gᵀ as [t², K, C], float64."""
     tensor = constant_tensor_of(conv.inputs[1])
     if tensor is None:
         raise ValueError("checked before")
     kernels = read_once(tensor).reshape(g.filters * g.channels, -1).astype(np.float64)
     both = np.kron(matrices.weight, matrices.weight)
-    shape = (len(both), *((1,) if batched else ()), g.filters, g.channels)
-    return rw.constant((both @ kernels.T).astype(np.float32).reshape(shape), f"{name}/weights")
+    return (both @ kernels.T).reshape(len(both), g.filters, g.channels)
+
+
+def _by_matrices(
+    make: _Maker,
+    g: _Geometry,
+    tile: int,
+    matrices: Transforms,
+    factors: tuple[ir.Value, Array],
+    tiles: tuple[int, int],
+) -> ir.Value:
+    """The sum over channels as one product of matrices a position; [m, N·K·rows, m, columns·m] in memory.
+
+    [t², 1, K, C] × [t², N, C, tiles], then Aᵀ M A over all tiles: [m², t²] × [t², N·K·tiles].
+    """
+    value, weights = factors
+    places, count = len(weights), tiles[0] * tiles[1]
+    value = make("Transpose", make("Reshape", value, make.ints(-1, places, count)), perm=[1, 0, 2])
+    value = make("Reshape", value, make.ints(places, -1, g.channels, count))
+    value = make("MatMul", make.floats(weights[:, np.newaxis], "weights"), value)
+    back = make.floats(np.kron(matrices.output, matrices.output), "output")
+    value = make("MatMul", back, make("Reshape", value, make.ints(places, -1)))
+    # A tile's columns beside each other, then its rows below each other. A Reshape stands between the two,
+    # since a runtime makes one Transpose of two neighbours, and that one is slow.
+    value = make("Transpose", make("Reshape", value, make.ints(tile, tile, -1)), perm=[0, 2, 1])
+    value = make("Reshape", value, make.ints(tile, -1, tiles[1] * tile))
+    return make("Transpose", value, perm=[1, 0, 2])
+
+
+def _by_groups(
+    make: _Maker,
+    g: _Geometry,
+    tile: int,
+    matrices: Transforms,
+    factors: tuple[ir.Value, Array, Array | None],
+    tiles: tuple[int, int],
+) -> ir.Value:
+    """The sum over channels as a 1×1 convolution with one group a position.
+
+    [N, t²·C, rows, columns] → [N, t²·K, rows, columns], then Aᵀ M A: [m², t²] × [N, t², K·tiles]. The bias
+    goes through that transform: with Aᵀ u = 1, Aᵀ (b u uᵀ) A is b everywhere.
+    """
+    value, weights, bias = factors
+    places, count = len(weights), tiles[0] * tiles[1]
+    value = make("Reshape", value, make.ints(-1, g.channels, places, count))
+    value = make("Transpose", value, perm=[0, 2, 1, 3])
+    inputs = [
+        make("Reshape", value, make.ints(-1, places * g.channels, *tiles)),
+        make.floats(weights.reshape(-1, g.channels, 1, 1), "weights"),
+    ]
+    if bias is not None:
+        ones = np.linalg.pinv(matrices.output) @ np.ones(tile)
+        inputs.append(
+            make.floats(np.outer(np.outer(ones, ones), bias.astype(np.float64)).reshape(-1), "bias")
+        )
+    value = make("Conv", *inputs, group=places, kernel_shape=[1, 1])
+    value = make("Reshape", value, make.ints(-1, places, g.filters * count))
+    value = make("MatMul", make.floats(np.kron(matrices.output, matrices.output), "output"), value)
+    # As above, with the batch in front.
+    value = make("Transpose", make("Reshape", value, make.ints(-1, tile, g.filters * count)), perm=[0, 2, 1])
+    value = make("Reshape", value, make.ints(-1, tile, g.filters * tiles[0], tiles[1] * tile))
+    return make("Transpose", value, perm=[0, 2, 1, 3])

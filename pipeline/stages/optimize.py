@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from optim.contract import Feeds, Ledger, PassRecord
 from optim.model import load, op_counts, save, sha256, signature
 from optim.passes.freeze_shapes import FreezeShapes
 from optim.probes import probes_for
-from optim.recipes import RECIPES, Recipe, recipe_named, recipe_of
+from optim.recipes import RECIPES, Line, Recipe, recipe_named, recipe_of
 from optim.schedule import optimize
 from optim.timing import Stopwatch
 from pipeline.feeds import load_data
@@ -60,7 +61,7 @@ def optimize_file(
         output: where the result is written; may be ``source``.
         recipe: a recipe or its name.
         progress: progress callback.
-        passes: a list of pass names instead of the recipe.
+        passes: passes in order, each ``name`` or ``name:option=value``, instead of the recipe.
         supplied: the user's own arrays by input name, certified on besides zeros and random input.
         shapes: input shapes to fix first.
 
@@ -72,12 +73,15 @@ def optimize_file(
     if chosen.measured:
         chosen = chosen.timed_by(Stopwatch(OrtTimer(), timings_file()))
     model = load(source)
+    before, probed = op_counts(model), model
     if shapes:
-        FreezeShapes(shapes, batch=None).apply(model)
-    before = op_counts(model)
-    ledger = optimize(
-        model, chosen, oracle=OrtOracle(), probes=probes_for(model, supplied), progress=progress
-    )
+        options = {"shapes": shapes, "batch": None}
+        first = Line("freeze_shapes", "the shapes that the config gives", options=options)
+        chosen = replace(chosen, lines=(first, *chosen.lines))
+        probed = model.clone()
+        FreezeShapes(shapes, batch=None).apply(probed)  # the inputs tried must have the shapes to come
+    oracle = OrtOracle(threads=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1)
+    ledger = optimize(model, chosen, oracle=oracle, probes=probes_for(probed, supplied), progress=progress)
     save(model, output)
     return _record(ledger, before, op_counts(model), output, time.perf_counter() - begin)
 

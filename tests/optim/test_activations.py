@@ -13,6 +13,8 @@ _X = "g (float[N, 3, 5, 6] X) => (float[N, 3, 5, 6] Y)"
 _3, _6, _SIXTH = np.float32(3), np.float32(6), np.float32(1 / 6)
 _ZERO, _2 = np.float32(0), np.float32(2)
 
+_GELU = {"r": np.sqrt(_2), "o": np.float32(1), "h": np.float32(0.5), "t": _2}
+
 CASES = {
     "fuse_clips": [
         Case("Relu and Min", f"{_X} {{ A = Relu(X) Y = Min(A, s) }}", {"Clip": 1}, {"s": _6}),
@@ -149,6 +151,13 @@ CASES = {
     ],
     "fuse_gemm": [
         Case(
+            "an early operator set, where C is required and given",
+            "g (float[2, 4] X) => (float[2, 3] Y) { A = MatMul(X, W) Y = Add(A, b) }",
+            {"Gemm": 1},
+            {"W": normal(4, 3), "b": normal(3)},
+            opset=8,
+        ),
+        Case(
             "dense",
             "g (float[N, 4] X) => (float[N, 3] Y) { A = MatMul(X, W) Y = Add(b, A) }",
             {"Gemm": 1},
@@ -238,6 +247,118 @@ CASES = {
             {"ConvTranspose": 1, "Slice": 1},
             {"W": normal(2, 3, 3, 3), "b": np.asarray([0]), "e": np.asarray([1]), "a": np.asarray([1])},
             refusal="channels",
+        ),
+    ],
+    "fuse_softmax": [
+        Case(
+            "with the maximum",
+            f"{_X} {{ M = ReduceMax(X, a) S = Sub(X, M) E = Exp(S) T = ReduceSum(E, a) Y = Div(E, T) }}",
+            {"Softmax": 1},
+            {"a": np.asarray([1])},
+        ),
+        Case(
+            "without it, and its logarithm",
+            f"{_X} {{ E = Exp(X) T = ReduceSum<keepdims = 1>(E, a) D = Div(E, T) Y = Log(D) }}",
+            {"LogSoftmax": 1},
+            {"a": np.asarray([-1])},
+        ),
+        Case(
+            "two axes",
+            f"{_X} {{ E = Exp(X) T = ReduceSum(E, a) Y = Div(E, T) }}",
+            {"Exp": 1, "ReduceSum": 1, "Div": 1},
+            {"a": np.asarray([2, 3])},
+            refusal="one axis",
+        ),
+        Case(
+            "the sum of something else",
+            f"{_X} {{ E = Exp(X) F = Abs(X) T = ReduceSum(F, a) Y = Div(E, T) }}",
+            {"Exp": 1, "Abs": 1, "ReduceSum": 1, "Div": 1},
+            {"a": np.asarray([1])},
+        ),
+        Case(
+            "an earlier operator set, where Softmax flattens",
+            f"{_X} {{ E = Exp(X) T = ReduceSum<axes = [1]>(E) Y = Div(E, T) }}",
+            {"Exp": 1, "ReduceSum": 1, "Div": 1},
+            opset=11,
+        ),
+    ],
+    "fuse_gelu": [
+        *[
+            Case(
+                title,
+                f"{_X} {{ A = Div(X, r) B = Erf(A) C = Add(B, o) {rest} }}",
+                {"Gelu": 1},
+                _GELU,
+                opset=20,
+            )
+            for title, rest in {
+                "x · s / 2": "D = Mul(X, C) Y = Mul(D, h)",
+                "s / 2 · x": "D = Mul(C, h) Y = Mul(D, X)",
+                "x / 2 · s": "D = Div(X, t) Y = Mul(D, C)",
+            }.items()
+        ],
+        Case(
+            "an earlier operator set",
+            f"{_X} {{ A = Div(X, r) B = Erf(A) C = Add(B, o) D = Mul(X, C) Y = Mul(D, h) }}",
+            {"Div": 1, "Erf": 1, "Add": 1, "Mul": 2},
+            _GELU,
+            refusal="from opset 20",
+        ),
+        Case(
+            "another scale",
+            f"{_X} {{ A = Div(X, t) B = Erf(A) C = Add(B, o) D = Mul(X, C) Y = Mul(D, h) }}",
+            {"Div": 1, "Erf": 1, "Add": 1, "Mul": 2},
+            _GELU,
+            opset=20,
+        ),
+        Case("swish", f"{_X} {{ A = Sigmoid(X) Y = Mul(X, A) }}", {"Sigmoid": 1, "Mul": 1}, opset=20),
+    ],
+    "fuse_quotients": [
+        Case(
+            "one over a length",
+            f"{_X} {{ A = Mul(X, X) B = ReduceSum(A, a) C = Clip(B, h) D = Sqrt(C) E = Div(o, D) Y = Mul(X, E) }}",
+            {"Mul": 1, "ReduceSum": 1, "Clip": 1, "Sqrt": 1, "Div": 1},
+            {"a": np.asarray([1]), **_GELU},
+        ),
+        Case("reciprocal", f"{_X} {{ A = Exp(X) E = Reciprocal(A) Y = Mul(E, X) }}", {"Exp": 1, "Div": 1}),
+        Case(
+            "two over something",
+            f"{_X} {{ A = Exp(X) E = Div(t, A) Y = Mul(E, X) }}",
+            {"Exp": 1, "Div": 1, "Mul": 1},
+            _GELU,
+        ),
+        Case(
+            "the reciprocal is read twice",
+            f"{_X} {{ A = Exp(X) E = Reciprocal(A) B = Mul(E, X) Y = Add(B, E) }}",
+            {"Exp": 1, "Reciprocal": 1, "Mul": 1, "Add": 1},
+        ),
+    ],
+    "split_gemm": [
+        Case(
+            "bias and a turned weight",
+            "g (float[N, 4] X) => (float[N, 3] Y) { Y = Gemm<transB = 1>(X, W, b) }",
+            {"MatMul": 1, "Add": 1},
+            {"W": normal(3, 4), "b": normal(3)},
+        ),
+        Case(
+            "no bias",
+            "g (float[N, 4] X) => (float[N, 3] Y) { Y = Gemm(X, W) }",
+            {"MatMul": 1},
+            {"W": normal(4, 3)},
+        ),
+        Case(
+            "alpha",
+            "g (float[N, 4] X) => (float[N, 3] Y) { Y = Gemm<alpha = 0.5>(X, W, b) }",
+            {"Gemm": 1},
+            {"W": normal(4, 3), "b": normal(3)},
+            refusal="alpha",
+        ),
+        Case(
+            "a computed operand is turned",
+            "g (float[4, N] X) => (float[N, 3] Y) { Y = Gemm<transA = 1>(X, W) }",
+            {"Gemm": 1},
+            {"W": normal(4, 3)},
+            refusal="not constant",
         ),
     ],
 }

@@ -23,6 +23,18 @@ def _nhwc(body: str, out: str = "N, 8, 6, 3") -> str:
 
 CASES = [
     Case(
+        "stored integer operands turn with the data",
+        "g (float[1, 3, 4, 5] X) => (float[1, 3, 4, 5] Y) { A = Transpose<perm = [0, 2, 3, 1]>(X) S = DequantizeLinear<axis = 0>(q, s, z) B = Mul(A, S) T = DequantizeLinear(p, o) C = Add(B, T) Y = Transpose<perm = [0, 3, 1, 2]>(C) }",
+        {"DequantizeLinear": 2, "Mul": 1, "Add": 1},
+        {
+            "q": np.asarray([3, -4, 5], np.int8),
+            "s": np.asarray([0.5, 0.25, 0.125], np.float32),
+            "z": np.asarray([0, 1, 2], np.int8),
+            "p": np.arange(15, dtype=np.uint8).reshape(5, 3),
+            "o": np.float32(0.5),
+        },
+    ),
+    Case(
         "a pair round elementwise ops with constants",
         _nhwc(
             "C = Transpose<perm = [0, 2, 3, 1]>(B) D = Mul(C, s) E = Add(D, t) F = Relu(E) "

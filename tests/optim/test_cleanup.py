@@ -9,7 +9,7 @@ import pytest
 
 from optim.catalog import PASSES
 from optim.errors import UserError
-from optim.facts import dims
+from optim.facts import dims, ints_of
 from optim.passes.freeze_shapes import FreezeShapes
 from optim.passes.lift_constants import LiftConstants
 from optim.recipes import recipe_of
@@ -21,6 +21,18 @@ _Q = "g (float[N, 2, 3, 4] X) => (float[a, b, c, d] Y)"
 
 CASES = {
     "eliminate_noops": [
+        Case(
+            "a Reshape and a Transpose that move nothing",
+            "g (float[N, 3, 1, 1] X) => (float[N, 3, 1, 1] Y) { A = Reshape(X, s) B = Transpose<perm = [0, 3, 1, 2]>(A) Y = Sigmoid(B) }",
+            {"Sigmoid": 1},
+            {"s": np.asarray([-1, 1, 1, 3])},
+        ),
+        Case(
+            "a Reshape and a Transpose that move something",
+            "g (float[N, 3, 2, 1] X) => (float[N, 3, 2, 1] Y) { A = Reshape(X, s) B = Transpose<perm = [0, 3, 1, 2]>(A) Y = Sigmoid(B) }",
+            {"Reshape": 1, "Transpose": 1, "Sigmoid": 1},
+            {"s": np.asarray([-1, 2, 1, 3])},
+        ),
         Case("identity and dropout", f"{_X} {{ A = Identity(X) B = Dropout(A) Y = Relu(B) }}", {"Relu": 1}),
         Case(
             "a graph output keeps its own node",
@@ -158,6 +170,18 @@ CASES = {
             {"z": np.asarray([0]), "o": np.asarray([1]), "m": np.asarray([12])},
         ),
         Case(
+            "a target that copies dimensions with names",
+            "g (float[N, 6, H, V] X) => (float[N, 2, H, V, W] Y) { S = Shape(X) A = Gather(S, i) B = Gather(S, j) C = Gather(S, k) D = Concat<axis = 0>(A, t, B, C, m) Y = Reshape(X, D) }",
+            {"Shape": 1, "Gather": 3, "Concat": 1, "Reshape": 1},
+            {
+                "i": np.asarray([0]),
+                "j": np.asarray([2]),
+                "k": np.asarray([3]),
+                "t": np.asarray([2]),
+                "m": np.asarray([-1]),
+            },
+        ),
+        Case(
             "random stays",
             "g () => (float[3] Y) { A = RandomNormal<shape = [3], seed = 1.0>() Y = Mul(A, z) }",
             {"RandomNormal": 1, "Mul": 1},
@@ -225,6 +249,15 @@ def test_a_reshape_target_with_one_unknown_becomes_constant() -> None:
     model = case.model()
     optimize(model, recipe_of(["fold_constants", "remove_dead_ends"]), oracle=Unoptimised())
     assert [n.op_type for n in model.graph] == ["Reshape"]
+
+
+def test_a_reshape_target_copies_dimensions_with_names() -> None:
+    case = next(c for c in CASES["fold_constants"] if c.title.startswith("a target that copies"))
+    model = case.model()
+    PASSES["fold_constants"]().apply(model)
+    reshape = next(n for n in model.graph if n.op_type == "Reshape")
+    # [N, 6, H, V] → [N, 2, H, V, -1]: the axes of H and V stay where they are.
+    assert ints_of(reshape.inputs[1]) == (0, 2, 0, 0, -1)
 
 
 def test_every_form_of_constant_is_lifted() -> None:

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import numpy as np
+import onnx_ir as ir
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
+from optim.contract import Array
+from optim.model import op_counts
 from optim.passes.fold_pads import FoldPads
 from optim.passes.make_padding_explicit import MakePaddingExplicit
+from optim.passes.sign_pool_borders import SignPoolBorders
 from optim.passes.window import same_pads
 from tests.optim.table import Case, assert_sound, check, graph, normal
 
@@ -121,6 +125,36 @@ FOLDED = [
 @pytest.mark.parametrize("case", FOLDED, ids=str)
 def test_fold_pads(case: Case) -> None:
     check(FoldPads(), case)
+
+
+_POOL = "MaxPool<kernel_shape = [3, 3], strides = [2, 2]>(P)"
+SIGNED = [
+    ("a zero border of a max pool", f"P = Pad(X, p) Y = {_POOL}", {}, 1),
+    ("a border that is given as 0", f"P = Pad(X, p, v) Y = {_POOL}", {"v": np.float32(0)}, 1),
+    ("another border value", f"P = Pad(X, p, v) Y = {_POOL}", {"v": np.float32(-3)}, 0),
+    ("a reflected border", f'P = Pad<mode = "reflect">(X, p) Y = {_POOL}', {}, 0),
+    ("no max pool", "P = Pad(X, p) Y = Relu(P)", {}, 0),
+]
+
+
+@pytest.mark.parametrize(("title", "body", "weights", "sites"), SIGNED)
+def test_sign_pool_borders(title: str, body: str, weights: dict[str, Array], sites: int) -> None:
+    before, after = (graph(_one(body, channels=3), {**_P, **weights}) for _ in range(2))
+    assert len(SignPoolBorders().apply(after).sites) == sites, title
+    assert op_counts(after) == op_counts(before)
+    assert_sound(SignPoolBorders(), before, after)
+
+
+def test_a_signed_border_survives_the_runtimes_own_optimiser() -> None:
+    """With +0 ONNX Runtime 1.31 answers 1.6 off from its first optimisation level on."""
+    onnxruntime = pytest.importorskip("onnxruntime")
+    model = graph(_one(f"P = Pad(X, p) Y = {_POOL}", channels=3), _P)
+    SignPoolBorders().apply(model)
+    x = -1 - np.random.default_rng(0).random((1, 3, 8, 9), np.float32)
+    padded = np.pad(x, [(0, 0), (0, 0), *zip(_P["p"][2:4], _P["p"][6:8], strict=True)])
+    windows = np.lib.stride_tricks.sliding_window_view(padded, (3, 3), axis=(2, 3))[:, :, ::2, ::2]
+    session = onnxruntime.InferenceSession(ir.to_proto(model).SerializeToString())
+    np.testing.assert_array_equal(session.run(None, {"X": x})[0], windows.max((-1, -2)))
 
 
 _SAME = 'auto_pad = "SAME_UPPER"'

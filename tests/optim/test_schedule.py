@@ -12,12 +12,12 @@ import pytest
 from optim import catalog
 from optim.contract import Numerics, PassInfo, PassOutcome, SiteFilter, every_site
 from optim.errors import InternalError, UnsupportedModelError, UserError
-from optim.facts import site_of
+from optim.facts import dims, site_of
 from optim.model import op_counts, signature
 from optim.recipes import RECIPES, recipe_named, recipe_of
 from optim.rewrite import Rewrite, kept
 from optim.schedule import optimize
-from optim.verify import Probe, difference, probes_for
+from optim.verify import Certifier, Probe, difference, probes_for
 from tests.optim.table import Unoptimised, graph, normal, positive
 
 # Eight branches, so that halving has something to halve.
@@ -160,12 +160,42 @@ def test_canonical_on_a_small_network() -> None:
     assert [r.name for r in again.records if r.sites] == []
 
 
+def test_an_activation_that_transposes_kept_apart_becomes_one_node() -> None:
+    text = (
+        "g (float[N, 3, 4, 4] X) => (float[N, 2, 4, 4] Y) {"
+        " A = Add(X, h) B = Clip(A, z, s) C = Transpose<perm = [0, 2, 3, 1]>(B) D = Div(C, s)"
+        " E = Transpose<perm = [0, 2, 3, 1]>(X) F = Mul(E, D)"
+        " G = Transpose<perm = [0, 3, 1, 2]>(F) Y = Conv(G, W) }"
+    )
+    weights = {
+        "h": np.float32(3), "z": np.float32(0), "s": np.float32(6), "W": normal(2, 3, 1, 1),
+    }  # fmt: skip
+    model = graph(text, weights)
+    optimize(model, recipe_named("canonical"), oracle=Unoptimised())
+    assert op_counts(model) == {"Conv": 1, "HardSwish": 1}
+
+
 def test_unknown_names_suggest_the_nearest() -> None:
     with pytest.raises(UserError, match="canonical"):
         recipe_named("cannonical")
     with pytest.raises(UserError, match="fold_batchnorm") as caught:
         recipe_of(["fold_batchnrom"])
     assert caught.value.hint == "'fold_batchnorm'"
+
+
+def test_a_line_of_the_users_list_may_carry_options() -> None:
+    recipe = recipe_of(["fold_constants:growth_limit_bytes=8", "freeze_shapes:batch=4", "fold_pads"])
+    assert [line.name for line in recipe.lines] == ["fold_constants", "freeze_shapes", "fold_pads"]
+    model = graph("g (float[N, 3] X) => (float[N, 3] Y) { Y = Relu(X) }")
+    recipe.lines[1].make().apply(model)
+    assert dims(model.graph.inputs[0]) == (4, 3)
+    with pytest.raises(UserError, match="no option 'bacth=4'") as caught:
+        recipe_of(["freeze_shapes:bacth=4"])
+    assert caught.value.hint == "'batch'"
+    with pytest.raises(UserError, match="batch is 'four'"):
+        recipe_of(["freeze_shapes:batch=four"])
+    with pytest.raises(UserError, match="no option"):
+        recipe_of(["fold_pads:x=1"])
 
 
 def test_every_recipe_names_passes_that_exist_and_says_why() -> None:
@@ -218,6 +248,57 @@ def test_difference(got: list[float], reference: list[float], equal: bool, size:
     found = difference({"y": np.asarray(got)}, {"y": np.asarray(reference)})
     assert found.equal == equal
     assert found.max_abs_over_range == pytest.approx(size)
+
+
+def test_the_networks_own_rounding_is_measured_though_sizes_are_floats() -> None:
+    """A sum that cancels amplifies rounding; scales of Resize must not be moved to see by how much."""
+    text = (
+        "g (float[1, 1, 4, 4] X) => (float[1, 1, 8, 8] Y)"
+        ' { A = Add(X, u) B = Sub(A, v) Y = Resize<mode = "linear">(B, , s) }'
+    )
+    big, scales = np.float32(64), np.asarray([1, 1, 2, 2], np.float32)
+    before = graph(text, {"u": big, "v": big, "s": scales})
+    after = graph(text, {"u": np.nextafter(big, np.float32(65)), "v": big, "s": scales})
+    certifier = Certifier(Unoptimised(), before, probes_for(before)[1:])
+    info = PassInfo("moves_one_step", Numerics.REASSOCIATES, "")
+    certificate, breach = certifier.check(after, info, before)
+    assert breach is None
+    assert 16 * np.finfo(np.float32).eps < certificate.max_abs_over_range < certificate.bound
+
+
+def test_probabilities_are_judged_by_their_logits() -> None:
+    """Logits of 60 and 59.9 that move by 1e-5 of their range: the probabilities move more, in absolute numbers."""
+    logits = np.asarray([[60.0, 59.9, 0.0]], np.float32)
+    moved = logits + np.asarray([[6e-4, -6e-4, 0.0]], np.float32)
+    before, after = ({"Y": _softmax(x)} for x in (logits, moved))
+    assert difference(after, before).max_abs_over_range > 1e-4
+    with_both = ({"Y": _softmax(x), "Y/logits": x} for x in (moved, logits))
+    assert difference(*with_both).max_abs_over_range < 2e-5
+    # Logits in another layout: logarithms stand in. Vanished probabilities: they are taken as they are.
+    turned = {"Y": _softmax(moved), "Y/logits": moved.T}
+    assert difference(turned, {"Y": _softmax(logits), "Y/logits": logits}).max_abs_over_range < 2e-5
+    gone, shifted = np.asarray([[1.0, 0.0]], np.float32), np.asarray([[1.0 - 1e-3, 1e-3]], np.float32)
+    found = difference({"Y": shifted}, {"Y": gone, "Y/logits": logits})
+    assert found.max_abs_over_range == pytest.approx(1e-3, rel=1e-3)
+
+
+def _softmax(x: np.ndarray) -> np.ndarray:
+    power = np.exp(x.astype(np.float64) - x.max())
+    return (power / power.sum()).astype(np.float32)
+
+
+def test_a_wrong_logit_is_seen_behind_a_saturated_softmax() -> None:
+    text = "g (float[N, 3] X) => (float[N, 3] Y) { A = Mul(X, s) B = Add(A, b) Y = Softmax(B) }"
+    scale, bias = np.float32(1e-3), np.asarray([200, 0, 0], np.float32)
+    before = graph(text, {"s": scale, "b": bias})
+    after = graph(text, {"s": scale, "b": bias + np.asarray([0, 1, 0], np.float32)})
+    certifier = Certifier(Unoptimised(), before, probes_for(before))
+    assert np.array_equal(
+        *(Unoptimised()(m, probes_for(before)[0].feeds)["Y"].argmax(1) for m in (before, after))
+    )
+    _, breach = certifier.check(after, PassInfo("adds_one", Numerics.REASSOCIATES, ""), before)
+    assert breach is not None
+    assert breach.measured == pytest.approx(1 / 200, rel=0.1)
 
 
 def test_difference_of_shapes_types_and_nothing() -> None:

@@ -25,19 +25,19 @@ CASES = {
         Case(
             "pads and bias",
             f"{_CONV} {{ Y = Conv<pads = [1, 1, 1, 1]>(X, W, B) }}",
-            {**_WINOGRAD, "Reshape": 6, "Slice": 1, "Add": 1},
+            {**_WINOGRAD, "Reshape": 7, "Slice": 1, "Add": 1},
             {"W": normal(7, 5, 3, 3), "B": normal(7)},
         ),
         Case(
             "no pads, no bias, and a ragged last tile",
             f"{_CONV} {{ Y = Conv(X, W) }}",
-            {**_WINOGRAD, "Reshape": 6, "Slice": 1},
+            {**_WINOGRAD, "Reshape": 7, "Slice": 1},
             {"W": normal(7, 5, 3, 3)},
         ),
         Case(
             "whole tiles need no crop",
             'g (float[1, 5, 8, 12] X) => (float[1, 7, 8, 12] Y) { Y = Conv<auto_pad = "SAME_UPPER">(X, W) }',
-            {**_WINOGRAD, "Reshape": 6},
+            {**_WINOGRAD, "Reshape": 7},
             {"W": normal(7, 5, 3, 3)},
         ),
         Case(
@@ -227,6 +227,7 @@ _PADS = st.tuples(*[st.integers(0, 3)] * 4)
 @settings(max_examples=40, deadline=None, derandomize=True)
 @given(
     tile=st.sampled_from([2, 3, 4]),
+    grouped=st.booleans(),
     channels=st.integers(1, 9),
     filters=st.integers(1, 9),
     height=st.integers(3, 13),
@@ -236,7 +237,7 @@ _PADS = st.tuples(*[st.integers(0, 3)] * 4)
     bias=st.booleans(),
 )
 def test_winograd_of_any_geometry(
-    tile: int, channels: int, filters: int, height: int, width: int,
+    tile: int, grouped: bool, channels: int, filters: int, height: int, width: int,
     pads: tuple[int, int, int, int], batch: str, bias: bool,
 ) -> None:  # fmt: skip
     text = (
@@ -247,8 +248,9 @@ def test_winograd_of_any_geometry(
     if not bias:
         del weights["B"]
     before, after = graph(text, weights), graph(text, weights)
-    assert WinogradConvolution(tile).apply(after).sites == ("Y",)
-    assert_sound(WinogradConvolution(tile), before, after)
+    rewrite = WinogradConvolution(tile, grouped=grouped)
+    assert rewrite.apply(after).sites == ("Y",)
+    assert_sound(rewrite, before, after)
 
 
 @settings(max_examples=30, deadline=None, derandomize=True)
@@ -268,7 +270,8 @@ def test_lrn_of_any_window(size: int, channels: int, batch: int, beta: float, al
     assert_sound(rewrite, before, after)
 
 
-def test_the_points_of_the_large_tile_keep_the_error_small() -> None:
+@pytest.mark.parametrize("grouped", [False, True])
+def test_the_points_of_the_large_tile_keep_the_error_small(grouped: bool) -> None:
     """Deep sums are where transforms lose digits: against float64, 128 channels stay near float32's own error."""
     weights = {"W": normal(16, 128, 3, 3, scale=0.04)}
     text = "g (float[1, 128, 12, 12] X) => (float[1, 16, 12, 12] Y) { Y = Conv<pads = [1, 1, 1, 1]>(X, W) }"
@@ -277,7 +280,7 @@ def test_the_points_of_the_large_tile_keep_the_error_small() -> None:
     padded = np.pad(data.astype(np.float64), ((0, 0), (0, 0), (1, 1), (1, 1)))
     windows = np.lib.stride_tricks.sliding_window_view(padded, (3, 3), axis=(2, 3))
     truth = np.einsum("nchwij,kcij->nkhw", windows, weights["W"].astype(np.float64))
-    WinogradConvolution(4).apply(model)
-    assert op_counts(model)["MatMul"] == 2
+    WinogradConvolution(4, grouped=grouped).apply(model)
+    assert op_counts(model)["MatMul"] == 2 - grouped
     error = np.abs(Unoptimised()(model, {"X": data})["Y"] - truth).max() / np.ptp(truth)
     assert error < 3e-6
