@@ -1,11 +1,13 @@
 """Conversion against plain tf2onnx: seconds and peak memory, each contender in a fresh process, in turn.
 
     python -m benchmarks.conversion [MODEL.keras ...] [--repeats N] [--large-model]
+    python -m benchmarks.conversion --peaks [NAME ...]
 
 Models default to what `configs/zoo/build.py resnet50 vgg16_keras` writes. Both sides load one Keras file;
 loading is counted in the peak and shown apart from the conversion proper. `--large-model` adds tf2onnx's own
-mode for large models, which needs `np.product` back under NumPy 2, and 17 GiB for VGG-16. Writes
-`benchmarks/results/conversion.json` with every sample and the host's facts.
+mode for large models, which needs `np.product` back under NumPy 2, and 17 GiB for VGG-16. `--peaks` converts
+the zoo's models once each and sets the peak of the conversion against TensorFlow's import + 3 x the weights.
+Writes `benchmarks/results/conversion.json` with every sample and the host's facts.
 """
 
 from __future__ import annotations
@@ -17,17 +19,29 @@ import sys
 import tempfile
 import textwrap
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import psutil
 
+from optim.errors import FairleadError
 from pipeline.bench.host import environment
+from pipeline.load_config import load_config
+from pipeline.sources import convert
+from pipeline.sources.contract import ConvertRequest
+from pipeline.stages.convert import request_of
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 RESULT = REPOSITORY / "benchmarks" / "results" / "conversion.json"
 MODELS = tuple(Path(".fairlead/zoo") / name / "model.keras" for name in ("resnet50", "vgg16_keras"))
+
+ZOO = (
+    "mnist_softmax", "cnn_introduction", "mnist_caffe", "alexnet_keras", "mobilenet_v3_small", "mobilenet_v2",
+    "efficientnet_b0", "mobilenet_v2_wolfram", "densenet121", "unet", "symbols_wolfram", "resnet50",
+    "resnet50_v2", "alexnet", "vgg16_keras", "vgg16", "vgg16_layers", "vgg16_slim",
+)  # fmt: skip
 
 TF2ONNX = textwrap.dedent(
     """
@@ -107,6 +121,54 @@ def peer(model: Path, out: Path, *, large: bool) -> dict[str, Any]:
     return {"whole_s": seconds, "peak_mib": peak, **json.loads(output.strip().splitlines()[-1])}
 
 
+def import_mib() -> float:
+    """Peak resident MiB of a process that only imports TensorFlow."""
+    code = "import tensorflow; print(next(l.split()[1] for l in open('/proc/self/status') if 'VmHWM' in l))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return int(done.stdout) / 1024
+
+
+def request_for(name: str) -> ConvertRequest:
+    """How a model of the zoo is converted: as its config says, else as it is."""
+    config = REPOSITORY / "configs" / f"{name}.yaml"
+    if config.is_file():
+        return request_of(load_config(config))
+    folder = REPOSITORY / ".fairlead" / "zoo" / name
+    found = next((one for one in ("model.keras", "model.pb") if (folder / one).is_file()), "model.ckpt")
+    return ConvertRequest(str(folder / found))
+
+
+def peaks(names: Sequence[str]) -> list[dict[str, Any]]:
+    """The conversion's peak of each model beside its bound; everything in MiB."""
+    base = import_mib()
+    rows = []
+    for name in names:
+        with tempfile.TemporaryDirectory(prefix="fairlead-peak-") as folder:
+            try:
+                done = convert(request_for(name), Path(folder) / "model.onnx")
+            except FairleadError as error:
+                rows.append({"model": name, "failed": str(error)})
+                print(name, error)
+                continue
+        weights = done.weight_bytes / 2**20
+        row = {
+            "model": name,
+            "format": done.source_format.value,
+            "weights_mib": weights,
+            "import_mib": base,
+            "peak_mib": done.peak_rss_mib,
+            "bound_mib": base + 3 * weights,
+            "beyond_import_mib": done.peak_rss_mib - base,
+            "holds": done.peak_rss_mib <= base + 3 * weights,
+            "seconds": dict(done.seconds),
+        }
+        rows.append(row)
+        print(
+            f"{name:<22} weights {weights:7.1f}  peak {row['peak_mib']:7.1f}  bound {row['bound_mib']:7.1f}"
+        )
+    return rows
+
+
 def compared(samples: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
     """Medians of ratios, ours over the peer's, over the rounds in which both ended."""
     ratios: dict[str, Any] = {}
@@ -129,8 +191,13 @@ def main() -> None:
     parser.add_argument("models", nargs="*", type=Path, default=MODELS)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--large-model", action="store_true")
+    parser.add_argument("--peaks", action="store_true")
     options = parser.parse_args()
     results = json.loads(RESULT.read_text()) if RESULT.is_file() else {"models": {}}
+    if options.peaks:
+        chosen = [] if options.models == MODELS else [str(one) for one in options.models]
+        results["peaks"] = peaks(chosen or ZOO)
+        options.models = ()
     mode = "tf2onnx large_model" if options.large_model else "tf2onnx"
     for model in options.models:
         samples: dict[str, list[dict[str, Any]]] = {"fairlead": [], mode: []}

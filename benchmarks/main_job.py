@@ -1,13 +1,14 @@
 """Figures of the main job: cold and cached `make demo`, the pipeline's overhead over its parts, start-up.
 
-    python benchmarks/main_job.py [--repeats N] [--skip-cold]
+    python benchmarks/main_job.py [--repeats N] [--only help,overhead,demo]
 
 - cold: `make demo` in a fresh clone of the committed tree with an empty environment and an empty home;
 - cached: `make demo` again in the same clone;
 - overhead: a whole run with an empty store, over the time of its conversion and its benchmark;
 - start-up: `fairlead --help` as a whole process.
 
-Writes `benchmarks/results/main_job.json` with every sample and the host's facts.
+Writes `benchmarks/results/main_job.json` with every sample and the host's facts; what `--only` leaves out
+stays as it is there.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from pipeline.bench.host import environment
 from pipeline.bench.stats import median
 
 REPOSITORY = Path(__file__).resolve().parent.parent
+PARTS = ("help", "overhead", "demo")
 RESULT = REPOSITORY / "benchmarks" / "results" / "main_job.json"
 
 
@@ -87,22 +89,26 @@ def main() -> None:
     )
     parser.add_argument("--repeats", type=int, default=6)
     parser.add_argument("--cold-repeats", type=int, default=1)
+    parser.add_argument("--only", type=lambda text: set(text.split(",")), default=set(PARTS))
     options = parser.parse_args()
-    help_s = [timed([sys.executable, "-m", "pipeline.cli", "--help"])[0] for _ in range(20)]
-    runs = overhead(options.repeats)
-    demo = demo_seconds(options.cold_repeats)
-    result = {
-        "help_s": described(help_s),
-        "overhead_ratio": described([run["ratio"] for run in runs]),
-        "runs": runs,
-        "demo_cold_s": described(demo["cold"]),
-        "demo_cached_s": described(demo["cached"]),
-        "host": environment(),
-    }
+    if unknown := options.only - set(PARTS):
+        parser.error(f"--only takes some of {', '.join(PARTS)}, not {', '.join(sorted(unknown))}")
+    result: dict[str, Any] = json.loads(RESULT.read_text()) if RESULT.is_file() else {}
+    if "help" in options.only:
+        found = [timed([sys.executable, "-m", "pipeline.cli", "--help"])[0] for _ in range(20)]
+        result["help_s"] = described(found)
+    if "overhead" in options.only:
+        runs = overhead(options.repeats)
+        result |= {"overhead_ratio": described([run["ratio"] for run in runs]), "runs": runs}
+    if "demo" in options.only:
+        demo = demo_seconds(options.cold_repeats)
+        result |= {"demo_cold_s": described(demo["cold"]), "demo_cached_s": described(demo["cached"])}
+    result["host"] = environment()
     RESULT.parent.mkdir(parents=True, exist_ok=True)
     RESULT.write_text(json.dumps(result, indent=1, default=str) + "\n")
-    for name in ("help_s", "overhead_ratio", "demo_cold_s", "demo_cached_s"):
-        print(f"{name:<16} {result[name]['median']:.3f}  {result[name]['interval']}")
+    for name, figures in result.items():
+        if isinstance(figures, dict) and "median" in figures:
+            print(f"{name:<16} {figures['median']:.3f}  {figures['interval']}")
 
 
 if __name__ == "__main__":

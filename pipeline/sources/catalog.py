@@ -17,9 +17,10 @@ _SOURCES: dict[SourceFormat, str] = {
     SourceFormat.FROZEN_GRAPH: "pipeline.sources.frozen_graph:FrozenGraphSource",
     SourceFormat.TFLITE: "pipeline.sources.tflite:TfliteSource",
     SourceFormat.ONNX: "pipeline.sources.onnx:OnnxSource",
+    SourceFormat.CAFFE: "pipeline.sources.caffe_model:CaffeSource",
 }
 
-_EXTRA = {SourceFormat.ONNX: "cpu"}
+_EXTRA = {SourceFormat.ONNX: "cpu", SourceFormat.CAFFE: "caffe"}
 
 
 def source_of(source_format: SourceFormat) -> Source:

@@ -39,7 +39,7 @@ _ROUNDINGS = 4  # units of the output's own precision that summation order alone
 _TIES = 1e-3
 _TIE_OPS = frozenset({"ArgMax", "ArgMin", "TopK", "Round", "Floor", "Ceil", "Cast", "NonMaxSuppression"})
 # Packed copies of the weights buy speed that a single run does not need.
-_LEAN = {"session.disable_prepacking": "1"}
+LEAN = {"session.disable_prepacking": "1"}
 _HALF = frozenset({ir.DataType.FLOAT16, ir.DataType.BFLOAT16})
 _INT8_OPS = frozenset({"QuantizeLinear", "QLinearConv", "QLinearMatMul", "DynamicQuantizeLinear"})
 
@@ -116,7 +116,7 @@ def check_file(
     except (onnx.checker.ValidationError, ValueError) as error:
         raise _refused("the ONNX checker", error, model, layers) from error
     try:
-        with OrtSession(file, optimization="off", threads=0, session_config=_LEAN) as session:
+        with OrtSession(file, optimization="off", threads=0, session_config=LEAN) as session:
             got = [session.run(reference.feeds) for reference in references]
     except FairleadError as error:
         raise _refused("ONNX Runtime", error, model, layers) from error

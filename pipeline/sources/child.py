@@ -129,6 +129,11 @@ class Child:
         except (EOFError, OSError) as error:
             raise self._death(target) from error
 
+    @property
+    def alive(self) -> bool:
+        """Whether the process still runs."""
+        return self._process.poll() is None
+
     def close(self) -> None:
         """End the child and remove its files."""
         self._channel.close()

@@ -33,6 +33,7 @@ class SourceFormat(StrEnum):
     FROZEN_GRAPH = "frozen_graph"  # GraphDef .pb / .pbtxt
     TFLITE = "tflite"
     ONNX = "onnx"
+    CAFFE = "caffe"  # .prototxt with .caffemodel
 
 
 class EdgeLayout(StrEnum):
@@ -75,6 +76,22 @@ class SourceLayer:
     weights: tuple[tuple[str, tuple[int, ...]], ...] = ()  # (variable name, shape in the source)
     padding: str = ""  # the framework's word: same, valid
     inbound: tuple[str, ...] = ()  # names of the layers it reads
+
+
+class AnyLayer(Protocol):
+    """A source layer, fresh or read back from a record."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def op(self) -> str: ...
+
+    @property
+    def outputs(self) -> tuple[str, ...]: ...
+
+    @property
+    def output_shape(self) -> tuple[int | None, ...]: ...
 
 
 @dataclass(frozen=True)

@@ -1,24 +1,28 @@
-"""The whole way from a source file to a checked ONNX file, in a child process.
+"""The whole way from a source file to a checked ONNX file, in child processes.
 
-convert → edge layout → write aside → check (``checks.py``) → move into place. Only what passed is moved.
+convert → edge layout → write aside → run the source | check the file (``checks.py``) → move into place. Only
+what passed is moved. Large models are checked in a second child, once the framework's has ended: two runtimes
+would hold the weights at the same time.
 """
 
 from __future__ import annotations
 
-import gc
 import shutil
 import tempfile
 import time
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import onnx_ir as ir
 
 from optim import model as onnx_file
 from optim.errors import UserError
+from optim.passes.sign_pool_borders import SignPoolBorders
 from pipeline.sources.catalog import source_of
-from pipeline.sources.checks import check_file, check_graph, run_source
-from pipeline.sources.child import ChildLimits, call_once
+from pipeline.sources.check_optimised import check_optimised
+from pipeline.sources.checks import Reference, check_file, check_graph, run_source
+from pipeline.sources.child import Child, ChildLimits
 from pipeline.sources.contract import (
     Conversion,
     Converted,
@@ -26,20 +30,62 @@ from pipeline.sources.contract import (
     EdgeLayout,
     Progress,
     SourceFormat,
+    SourceParity,
     no_progress,
 )
 from pipeline.sources.detect import detect
 from pipeline.sources.edge_layout import change_edge_layout, edge_session
-from pipeline.sources.write_model import STREAMED_BYTES, write_model
+from pipeline.sources.sessions import keep_source
+from pipeline.sources.warm_child import KEPT_WEIGHT_BYTES, WarmChild
+from pipeline.sources.write_model import Written, read_skeleton, skeleton, write_model
 
 # With oneDNN, TensorFlow takes memory in doubling blocks and never gives it back; without, a conversion holds
-# its weights once. Only the conversion runs so: sessions and benchmarks keep TensorFlow's defaults.
-_PLAIN_ALLOCATOR = {"TF_ENABLE_ONEDNN_OPTS": "0"}
-_IN_CHILD = "pipeline.sources.conversion:convert_here"
+# its weights once. glibc, too, keeps what was freed once it has seen large blocks, unless the size from which
+# blocks are given back is fixed. Only the conversion runs so: benchmarks keep the defaults.
+_PLAIN_ALLOCATOR = {"TF_ENABLE_ONEDNN_OPTS": "0", "MALLOC_MMAP_THRESHOLD_": str(1 << 20)}
+_DRAFT = "pipeline.sources.conversion:draft_here"
+_CHECK = "pipeline.sources.conversion:check_here"
 
 
-def convert(request: ConvertRequest, out: Path, *, progress: Progress = no_progress) -> Conversion:
+@dataclass(frozen=True)
+class Draft:
+    """A converted model written aside, not yet checked; ``conversion`` lacks parity and fingerprint.
+
+    ``skeleton`` is the model without its large weights.
+    """
+
+    conversion: Conversion
+    written: Written
+    skeleton: bytes
+    references: tuple[Reference, ...]
+    tolerance: Mapping[str, float]
+
+    @property
+    def is_small(self) -> bool:
+        """Whether one process may hold it in two runtimes at once."""
+        return self.conversion.weight_bytes <= KEPT_WEIGHT_BYTES
+
+
+@dataclass(frozen=True)
+class Checked:
+    """What the check of a written model adds to its conversion."""
+
+    parity: tuple[SourceParity, ...]
+    notes: tuple[str, ...]
+    sha256: str
+    seconds: float
+
+
+def convert(
+    request: ConvertRequest, out: Path, *, progress: Progress = no_progress, warm: WarmChild | None = None
+) -> Conversion:
     """Convert ``request.model`` to ``out``, checked against its own framework.
+
+    Args:
+        request: the model and how to convert it.
+        out: the file to write.
+        progress: called now and then.
+        warm: where the child is left for the next session of this model, if its weights are small.
 
     Raises:
         UserError: the file is missing or damaged, shapes must be given, or a limit was exceeded.
@@ -51,52 +97,74 @@ def convert(request: ConvertRequest, out: Path, *, progress: Progress = no_progr
         raise UserError("the output is a folder", where=str(out), expected="a file such as model.onnx")
     limits = ChildLimits(request.memory_limit_mib, request.time_limit_s)
     started = time.perf_counter()
-    done = call_once(_IN_CHILD, request, out, limits=limits, environment=_PLAIN_ALLOCATOR, progress=progress)
-    conversion: Conversion = done.value
+    with _aside(out) as folder:
+        child = Child(limits, _PLAIN_ALLOCATOR)
+        try:
+            drafted = child.call(_DRAFT, request, folder / out.name, progress=_part(progress, 0.0, 0.85))
+            draft: Draft = drafted.value
+            if not draft.is_small:
+                child.close()
+                child = Child(limits)
+            checked = child.call(_CHECK, draft, progress=_part(progress, 0.85, 1.0))
+            draft.written.move_to(out)
+        except BaseException:
+            child.close()
+            raise
+    if warm is not None and draft.is_small:
+        warm.keep(child, request)
+    else:
+        child.close()
+    conversion = _finished(draft, checked.value, out)
     seconds = {**conversion.seconds, "total": time.perf_counter() - started}
-    return replace(conversion, seconds=seconds, peak_rss_mib=done.peak_rss_mib)
+    peak = max(drafted.peak_rss_mib, checked.peak_rss_mib)
+    return replace(conversion, seconds=seconds, peak_rss_mib=peak)
 
 
 def convert_here(request: ConvertRequest, out: Path, progress: Progress = no_progress) -> Conversion:
     """``convert`` in this process, which must be a child: it imports the framework."""
+    with _aside(out) as folder:
+        draft = draft_here(request, folder / out.name, _part(progress, 0.0, 0.85))
+        checked = check_here(draft, _part(progress, 0.85, 1.0))
+        draft.written.move_to(out)
+    return _finished(draft, checked, out)
+
+
+def draft_here(request: ConvertRequest, file: Path, progress: Progress = no_progress) -> Draft:
+    """Convert the model to ``file`` and run the source on the inputs of the check, in this process."""
     started = time.perf_counter()
     source_format = detect(request.model)
     source = source_of(source_format)
     progress(f"read {source_format.value}", 0.02)
-    converted = source.convert(request, _part(progress, 0.05, 0.6))
+    converted = source.convert(request, _part(progress, 0.05, 0.7))
     loaded = time.perf_counter()
     model = converted.model
     native = _layout_of(source_format, converted)
     wanted = native if request.edge_layout is EdgeLayout.SOURCE else request.edge_layout
     turned = change_edge_layout(model, native, wanted)
+    SignPoolBorders().apply(model)  # or ONNX Runtime's default settings would make another model of it
     check_graph(model, converted.layers)
-    inputs, outputs = onnx_file.signature(model)
     weight_bytes = onnx_file.weight_bytes(model)
-    progress("write", 0.65)
     checked = time.perf_counter()
-    with _aside(out) as folder:
-        written = write_model(model, folder / out.name)
-        progress("run the source", 0.7)
-        session = edge_session(source.open(request), turned, wanted)
-        try:
-            references = run_source(session, inputs)
-        finally:
-            session.close()
-        # What follows needs only the file: let the framework's weights go before a second runtime loads it.
-        del session, source
-        forget_weights(model)
-        progress("compare", 0.85)
-        parity = check_file(folder / out.name, model, references, converted.layers, converted.tolerance)
-        compared = time.perf_counter()
-        written.move_to(out)
+    progress("run the source", 0.75)
+    session = edge_session(source.open(request), turned, wanted)
+    try:
+        references = run_source(session, onnx_file.signature(model)[0])
+    finally:
+        session.close()
+    state_ranks(model, references)
+    inputs, outputs = onnx_file.signature(model)
+    progress("write", 0.9)
+    written = write_model(model, file)
+    if weight_bytes <= KEPT_WEIGHT_BYTES:
+        keep_source(request.model, source)
     seconds = {
         **converted.seconds,
         "check": checked - loaded,
-        "parity": compared - checked,
+        "parity": time.perf_counter() - checked,
         "total": time.perf_counter() - started,
     }
-    return Conversion(
-        output=out,
+    conversion = Conversion(
+        output=file,
         source_format=source_format,
         framework=converted.framework,
         inputs=inputs,
@@ -104,22 +172,49 @@ def convert_here(request: ConvertRequest, out: Path, progress: Progress = no_pro
         frozen=converted.frozen,
         notes=converted.notes + _turned_note(turned, wanted),
         layers=converted.layers,
-        parity=parity,
+        parity=(),
         opset=model.graph.opset_imports.get("", 0),
         nodes=onnx_file.node_count(model),
         weight_bytes=weight_bytes,
-        sha256=onnx_file.sha256(out),
+        sha256="",
         seconds=seconds,
         peak_rss_mib=0.0,
     )
+    return Draft(conversion, written, skeleton(model), references, dict(converted.tolerance))
 
 
-def forget_weights(model: ir.Model) -> None:
-    """Drop the large initializers' values in place; dtypes and shapes stay."""
-    for value in model.graph.initializers.values():
-        if value.const_value is not None and value.const_value.nbytes >= STREAMED_BYTES:
-            value.const_value = None
-    gc.collect()
+def state_ranks(model: ir.Model, references: Sequence[Reference]) -> None:
+    """Outputs of unknown rank get the rank that the source gives them, in place: the standard wants one."""
+    for value in model.graph.outputs:
+        ranks = {reference.outputs[value.name].ndim for reference in references if value.name is not None}
+        if value.shape is None and len(ranks) == 1:
+            value.shape = ir.Shape([None] * ranks.pop())
+
+
+def check_here(draft: Draft, progress: Progress = no_progress) -> Checked:
+    """Check the file that ``draft`` describes, in this process; needs no framework but ONNX Runtime."""
+    started = time.perf_counter()
+    progress("compare", 0.1)
+    file, model = draft.written.file, read_skeleton(draft.skeleton)
+    parity = check_file(file, model, draft.references, draft.conversion.layers, draft.tolerance)
+    progress("compare with the runtime's optimisations", 0.5)
+    notes = check_optimised(file, model, draft.references, draft.tolerance)
+    fingerprint = onnx_file.sha256(file)
+    return Checked(parity, notes, fingerprint, time.perf_counter() - started)
+
+
+def _finished(draft: Draft, checked: Checked, out: Path) -> Conversion:
+    done = draft.conversion
+    seconds = {**done.seconds, "parity": done.seconds["parity"] + checked.seconds}
+    seconds["total"] = done.seconds["total"] + checked.seconds
+    return replace(
+        done,
+        output=out,
+        notes=done.notes + checked.notes,
+        parity=checked.parity,
+        sha256=checked.sha256,
+        seconds=seconds,
+    )
 
 
 class _aside:  # noqa: N801  (a context manager, used as a verb)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import zipfile
 from pathlib import Path
 
@@ -14,9 +15,10 @@ _TFLITE_MAGIC = b"TFL3"
 _ZIP_MAGIC = b"PK\x03\x04"
 _READ = (
     "a SavedModel folder, .keras, .h5, TF1 checkpoint prefix or .meta, frozen .pb, .tflite, .onnx, "
-    "or python:module:factory"
+    "Caffe's .prototxt or .caffemodel, or python:module:factory"
 )
 _TEXT_SUFFIXES = (".pbtxt", ".prototxt")
+_CAFFE_TEXT = re.compile(rb"^\s*(layers?|input)\s*[:{]", re.MULTILINE)
 
 
 def detect(model: str) -> SourceFormat:
@@ -78,6 +80,8 @@ def _of_file(path: Path) -> SourceFormat:
         if checkpoint_prefix(path) is None:
             raise UserError("the checkpoint is incomplete", where=str(path), expected=".index beside it")
         return SourceFormat.TF1_CHECKPOINT
+    if path.suffix == ".caffemodel" or (path.suffix == ".prototxt" and _CAFFE_TEXT.search(head)):
+        return SourceFormat.CAFFE
     if path.suffix in _TEXT_SUFFIXES:
         return SourceFormat.FROZEN_GRAPH
     if head.startswith(b"version https://git-lfs"):

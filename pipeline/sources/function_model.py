@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Any, Self
 
@@ -11,11 +12,16 @@ import numpy as np
 
 from optim.contract import Feeds, Outputs, TensorSpec
 from optim.errors import UserError
-from pipeline.sources.contract import Converted, ConvertRequest, Progress
+from pipeline.sources.contract import Converted, ConvertRequest, Frozen, Progress
+from pipeline.sources.frozen_inputs import asked_value, with_frozen_inputs
 from pipeline.sources.tf.convert import convert_function
 from pipeline.sources.tf.fold import static_shapes
+from pipeline.sources.tf.function_graph import graph_of_function
+from pipeline.sources.tf.graph import node_of
 from pipeline.sources.tf.graph_layers import graph_layers
 from pipeline.sources.tf.request import asked, shaped
+from pipeline.sources.tf.switches import freeze_switches
+from targets.contract import Session
 
 
 @dataclass(frozen=True)
@@ -58,7 +64,7 @@ class FunctionModel:
 def convert_model_function(
     model: FunctionModel, request: ConvertRequest, *, load_s: float, progress: Progress
 ) -> Converted:
-    """Convert ``model``.
+    """Convert ``model``; an argument that only switches training on is set to inference.
 
     Raises:
         UserError: an input or output is named that it does not have, or shapes must be given.
@@ -72,7 +78,14 @@ def convert_model_function(
     names = {tensor.name: name for name, tensor in tensors.items()}
     captured = {id(inner) for _, inner in function.graph.captures}
     ordered = [names[t.name] for t in function.inputs if id(t) not in captured]
-    result = convert_function(function, inputs=ordered, outputs=_chosen(model, request), request=request)
+    switches = training_switches(model, request)
+    result = convert_function(
+        function,
+        inputs=ordered,
+        outputs=_chosen(model, request),
+        request=with_switches(request, switches),
+        switches=switches,
+    )
     return Converted(
         model=result.model,
         framework=f"tensorflow {tf.__version__}",
@@ -81,6 +94,31 @@ def convert_model_function(
         layers=graph_layers(result.graph_def, result.weights, static_shapes(result.graph_def), result.model),
         seconds={"load": load_s, "convert": time.perf_counter() - started},
     )
+
+
+def training_switches(model: FunctionModel, request: ConvertRequest) -> dict[str, Frozen]:
+    """Scalar inputs that only choose between training and inference, by name, with their inference value."""
+    scalars = [one.name for one in model.specs if one.shape == () and one.dtype == "bool"]
+    open_ones = [name for name in scalars if asked_value(name, request) is None]
+    if not open_ones:
+        return {}
+    tensors = model.tensors
+    nodes = {node_of(tensors[name].name): name for name in open_ones}
+    graph = graph_of_function(model.function)
+    frozen = freeze_switches(graph.graph_def, list(graph.outputs))
+    return {nodes[node]: replace(one, name=nodes[node]) for node, one in frozen.items() if node in nodes}
+
+
+def with_switches(request: ConvertRequest, switches: Mapping[str, Frozen]) -> ConvertRequest:
+    """``request`` with these inputs frozen as well."""
+    values = {name: one.value == "True" for name, one in switches.items()}
+    return replace(request, freeze={**values, **request.freeze})
+
+
+def open_function(model: FunctionModel, request: ConvertRequest) -> Session:
+    """``model`` as a session in TensorFlow, with the inputs of the converted model."""
+    session = FunctionSession(model, request)
+    return with_frozen_inputs(session, with_switches(request, training_switches(model, request)))
 
 
 def _chosen(model: FunctionModel, request: ConvertRequest) -> list[tuple[int, str]]:

@@ -14,6 +14,7 @@ from typing import Any
 
 from optim.errors import FairleadError, UnsupportedModelError, UserError
 from pipeline.sources.contract import Converted, ConvertRequest, Progress, no_progress
+from pipeline.sources.frozen_inputs import with_frozen_inputs
 from pipeline.sources.keras_model import KerasSession, convert_keras
 from pipeline.sources.keras_slices import weights_in_slices
 from pipeline.sources.keras_trust import (
@@ -54,7 +55,7 @@ class KerasFileSource:
 
     def open(self, request: ConvertRequest) -> Session:
         """The Keras model itself, in inference mode."""
-        return KerasSession(self._load(request), request)
+        return with_frozen_inputs(KerasSession(self._load(request), request), request)
 
     def _load(self, request: ConvertRequest) -> Any:
         if self._loaded is None or self._loaded[0] != request.model:

@@ -11,6 +11,7 @@ from typing import Any
 
 from optim.errors import UserError
 from pipeline.sources.contract import Converted, ConvertRequest, Progress, no_progress
+from pipeline.sources.frozen_inputs import with_frozen_inputs
 from pipeline.sources.keras_file import load_trusted
 from pipeline.sources.keras_model import KerasSession, convert_keras
 from pipeline.sources.keras_repair import repair_config
@@ -39,7 +40,7 @@ class KerasH5Source:
 
     def open(self, request: ConvertRequest) -> Session:
         """The Keras model itself, in inference mode."""
-        return KerasSession(self._load(request)[0], request)
+        return with_frozen_inputs(KerasSession(self._load(request)[0], request), request)
 
     def _load(self, request: ConvertRequest) -> tuple[Any, tuple[str, ...]]:
         if self._loaded is None or self._loaded[0] != request.model:

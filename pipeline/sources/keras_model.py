@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import TracebackType
@@ -12,10 +12,12 @@ from typing import Any, Self
 
 import numpy as np
 
-from optim.contract import Feeds, Outputs, TensorSpec
-from optim.errors import UserError
-from pipeline.sources.contract import Converted, ConvertRequest, Progress, no_progress
+from optim.contract import Array, Feeds, Outputs, TensorSpec
+from optim.errors import UnsupportedModelError, UserError
+from pipeline.sources.contract import AnyLayer, Converted, ConvertRequest, Progress, no_progress
 from pipeline.sources.keras_layers import LayerTrace, source_layers
+from pipeline.sources.keras_resizes import free_resizes
+from pipeline.sources.layer_values import keras_layer_values
 from pipeline.sources.tf.convert import convert_function
 from pipeline.sources.tf.request import shaped
 from targets.contract import Session
@@ -46,7 +48,8 @@ class KerasCall:
         packed = tensors[0] if len(tensors) == 1 else list(tensors)
         if structure is not None:
             packed = tf.nest.pack_sequence_as(structure, list(tensors))
-        flat: list[Any] = tf.nest.flatten(self.model(packed, training=False))
+        with free_resizes():
+            flat: list[Any] = tf.nest.flatten(self.model(packed, training=False))
         return flat
 
 
@@ -79,7 +82,7 @@ def convert_keras(
     trace = LayerTrace(model)
     signature = [tf.TensorSpec(one.shape, one.dtype, name=_plain(one.name)) for one in call.inputs]
     with trace, traceable_names(model):
-        concrete = tf.function(call, autograph=False).get_concrete_function(*signature)
+        concrete = _traced(tf.function(call, autograph=False), signature, call)
     progress("convert", 0.3)
     chosen = _chosen(call.output_names, request.outputs)
     result = convert_function(
@@ -92,10 +95,38 @@ def convert_keras(
         model=result.model,
         framework=keras_framework(),
         frozen=result.frozen,
-        notes=notes + result.notes,
+        notes=notes + _stateful_note(model) + result.notes,
         layers=source_layers(model, trace, result.model),
         seconds={"load": load_s, "convert": time.perf_counter() - started},
     )
+
+
+def _traced(function: Any, signature: list[Any], call: KerasCall) -> Any:
+    """The function for these inputs.
+
+    Raises:
+        UserError: a layer needs sizes that the inputs leave free.
+        UnsupportedModelError: Keras cannot express the model as a graph.
+    """
+    try:
+        return function.get_concrete_function(*signature)
+    except (ValueError, TypeError, NotImplementedError) as error:
+        what = f"Keras cannot trace the model: {type(error).__name__}: {_plain_text(error)[:400]}"
+        free = [one for one in call.inputs if any(dim is None for dim in one.shape[1:])]
+        if free:
+            shape = free[0].shape
+            dims = ",".join(str(dim or (1 if axis == 0 else 224)) for axis, dim in enumerate(shape))
+            raise UserError(
+                what,
+                expected="sizes that every layer can work with",
+                hint=f"give fixed sizes: --inputs '{free[0].name}[{dims}]' with your numbers",
+            ) from error
+        raise UnsupportedModelError(what, hint="run the model in Keras with model.predict first") from error
+
+
+def _plain_text(error: Exception) -> str:
+    """An error's text without the colours that Keras puts into it."""
+    return re.sub(r"\x1b\[[0-9;]*m", "", str(error)).strip()
 
 
 def call_of(model: Any, request: ConvertRequest) -> KerasCall:
@@ -113,8 +144,10 @@ def call_of(model: Any, request: ConvertRequest) -> KerasCall:
     known = [KerasInput(n, _dtype(t), tuple(t.shape)) for n, t in zip(names, tensors, strict=True)]
     inputs = tuple(KerasInput(one.name, one.dtype, shaped(one.name, one.shape, request)) for one in known)
     _refuse_unknown(request, [one.name for one in inputs])
-    outputs = _unique([_plain(str(name)) for name in _functional(model).output_names])
-    return KerasCall(model, inputs, outputs)
+    # An output that is an input handed through would otherwise bear its name.
+    taken = [one.name for one in inputs]
+    found = [_plain(str(name)) for name in _functional(model).output_names]
+    return KerasCall(model, inputs, _unique([*taken, *found])[len(taken) :])
 
 
 def _functional(model: Any) -> Any:
@@ -247,11 +280,21 @@ class KerasSession(Session):
         if missing:
             raise UserError(f"no array for input {missing[0]}", expected=f"{[i.name for i in self._inputs]}")
         tensors = [tf.convert_to_tensor(feeds[one.name], one.dtype) for one in self._call.inputs]
+        for layer in stateful_layers(self._call.model):
+            layer.reset_state()  # the converted model starts anew with every run
         try:
             flat = self._compiled()(*tensors)
         except (tf.errors.OpError, ValueError, TypeError) as error:
             raise UserError(f"the Keras model rejects the inputs: {str(error)[:400]}") from error
         return {name: np.asarray(flat[i]) for i, name in self._chosen}
+
+    def layer_values(self, feeds: Feeds, layers: Collection[AnyLayer]) -> dict[str, Array]:
+        """What the layers return, by name."""
+        import tensorflow as tf
+
+        tensors = [tf.convert_to_tensor(feeds[one.name], one.dtype) for one in self._call.inputs]
+        names = {layer.name for layer in layers}
+        return keras_layer_values(self._call, self._call.model, tensors, names)
 
     def close(self) -> None:
         """Nothing to release before the process ends."""
@@ -263,6 +306,18 @@ class KerasSession(Session):
         self, exc_type: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _stateful_note(model: Any) -> tuple[str, ...]:
+    names = ", ".join(str(layer.name) for layer in stateful_layers(model))
+    return (f"stateful layers start from zero in every run of the converted model: {names}",) if names else ()
+
+
+def stateful_layers(model: Any) -> list[Any]:
+    """Recurrent layers that carry their state from one call to the next."""
+    flatten = getattr(model, "_flatten_layers", None)
+    layers: list[Any] = [] if flatten is None else flatten(include_self=False, recursive=True)
+    return [layer for layer in layers if getattr(layer, "stateful", False) and hasattr(layer, "reset_state")]
 
 
 @contextmanager

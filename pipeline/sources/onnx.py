@@ -12,11 +12,13 @@ from onnx_ir.passes.common import InlinePass, RemoveUnusedNodesPass, RemoveUnuse
 from pipeline.sources.contract import Converted, ConvertRequest, Progress, SourceLayer, no_progress
 from pipeline.sources.onnx_exporters import repair_exporter_faults
 from pipeline.sources.onnx_fold_range import fold_constant_ranges
+from pipeline.sources.onnx_group_norm import write_out_group_norms
 from pipeline.sources.onnx_load import load_untrusted
 from pipeline.sources.onnx_operators import refuse_unknown
 from pipeline.sources.onnx_session import OnnxSession
 from pipeline.sources.onnx_signature import apply_request, lift_weights
 from pipeline.sources.onnx_upgrade import upgrade
+from pipeline.sources.onnx_upgrade.shapes import infer_shapes
 from targets.contract import Session
 
 # The oldest IR version that may hold an opset, from onnx/helper.py's table of releases.
@@ -51,6 +53,10 @@ class OnnxSource:
         layers = source_layers(model)
         refuse_unknown(model)
         done = upgrade(model, request.opset)
+        if norms := write_out_group_norms(model):
+            notes.append(f"{norms} group normalisations written out: their old form has been withdrawn")
+        if any(value.shape is None for value in model.graph.outputs):
+            infer_shapes(model, done.opset)
         if ranges := fold_constant_ranges(model):
             notes.append(f"{ranges} constant integer ranges folded")
         if done.opset > request.opset:

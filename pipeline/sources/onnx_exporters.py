@@ -14,7 +14,29 @@ def repair_exporter_faults(model: ir.Model) -> tuple[str, ...]:
 
     PyTorch before 0.4 exported ``avg_pool2d``, which counts its padding by default, as an AveragePool, which
     before opset 7 could not say so; from 0.4 on the exporter writes a Pad of its own, as is done here.
+
+    Nodes that share a name, which the standard allows and ONNX Runtime refuses, are told apart.
     """
+    return (*_tell_twins_apart(model), *_restore_padding(model))
+
+
+def _tell_twins_apart(model: ir.Model) -> tuple[str, ...]:
+    taken: set[str] = set()
+    renamed = 0
+    for node in ir.traversal.RecursiveGraphIterator(model.graph):
+        if not node.name:
+            continue
+        name, number = node.name, 0
+        while name in taken:
+            number += 1
+            name = f"{node.name}__{number}"
+        renamed += name != node.name
+        node.name = name
+        taken.add(name)
+    return (f"{renamed} nodes bore the name of another and were renamed",) if renamed else ()
+
+
+def _restore_padding(model: ir.Model) -> tuple[str, ...]:
     if opset_of(model) >= 7 or not _is_pytorch_before_0_4(model):
         return ()
     padded = [node for node in model.graph if node.op_type == "AveragePool" and any(_pads(node))]

@@ -11,7 +11,7 @@ from typing import Any
 
 from optim.errors import UnsupportedModelError, UserError
 from pipeline.sources.contract import Converted, ConvertRequest, Progress, no_progress
-from pipeline.sources.function_model import FunctionModel, FunctionSession, convert_model_function
+from pipeline.sources.function_model import FunctionModel, convert_model_function, open_function
 from pipeline.sources.saved_model_trust import refuse_untrusted
 from pipeline.sources.tf.graph_session import GraphSession
 from pipeline.sources.tf.prepare import Prepared, prepare
@@ -49,7 +49,7 @@ class SavedModelSource:
         """The signature's function, or the graph in a session."""
         if self._is_v1(request):
             return GraphSession(self._prepare(request))
-        return FunctionSession(self._load(request), request)
+        return open_function(self._load(request), request)
 
     def _is_v1(self, request: ConvertRequest) -> bool:
         return not _meta_graph(_folder(request)).HasField("object_graph_def")
@@ -138,7 +138,10 @@ def _signature_function(folder: Path) -> FunctionModel:
         owner=loaded,
         function=function,
         input_names=tuple(keys),
-        output_names=tuple(sorted(function.structured_outputs)),
+        # A tensor cannot be named both as input and as output.
+        output_names=tuple(
+            f"{name}_out" if name in keys else name for name in sorted(function.structured_outputs)
+        ),
         notes=note,
         by_keyword=True,
     )

@@ -127,11 +127,12 @@ def variable_reader(prefix: Path, graph_def: GraphDef) -> ReadVariable:
     keys = _saved_under(graph_def)
 
     def read(name: str) -> Array | None:
-        key = keys.get(name, name)
+        key, part = keys.get(name, (name, None))
         for candidate in (key, name, f"{name}/.ATTRIBUTES/VARIABLE_VALUE"):
             if candidate in stored:
                 try:
-                    return np.asarray(reader.get_tensor(candidate))
+                    value = np.asarray(reader.get_tensor(candidate))
+                    return value if part is None or candidate != key else value[part]
                 except Exception as error:  # damage shows as nearly anything
                     raise UserError(
                         f"the value of '{candidate}' is damaged or missing: {str(error)[:200]}",
@@ -142,10 +143,13 @@ def variable_reader(prefix: Path, graph_def: GraphDef) -> ReadVariable:
     return read
 
 
-def _saved_under(graph_def: GraphDef) -> dict[str, str]:
-    """Variable node → key in the checkpoint, as the graph's own restore ops pair them."""
+def _saved_under(graph_def: GraphDef) -> dict[str, tuple[str, tuple[slice, ...] | None]]:
+    """Variable node → key in the checkpoint and, for one part of a partitioned variable, the part's place.
+
+    As the graph's own restore ops pair them.
+    """
     nodes = by_name(graph_def)
-    keys: dict[str, str] = {}
+    keys: dict[str, tuple[str, tuple[slice, ...] | None]] = {}
     for node in graph_def.node:
         if node.op not in ("Assign", "AssignVariableOp"):
             continue
@@ -162,8 +166,26 @@ def _saved_under(graph_def: GraphDef) -> dict[str, str]:
         listed = constant(names).reshape(-1)
         index = int(value.rpartition(":")[2])
         if index < len(listed):
-            keys[node_of(variable)] = listed[index].decode()
+            parts = nodes.get(node_of(data_inputs(source)[2])) if len(data_inputs(source)) > 2 else None
+            place = constant(parts).reshape(-1)[index].decode() if _is_const(parts) else ""
+            keys[node_of(variable)] = (listed[index].decode(), _part(place))
     return keys
+
+
+def _is_const(node: Any) -> bool:
+    return node is not None and node.op == "Const"
+
+
+def _part(text: str) -> tuple[slice, ...] | None:
+    """``16 5 0,8:-``: of a tensor [16, 5] the 8 rows from row 0, every column; empty: all of it.
+
+    tensorflow/core/framework/tensor_slice.h
+    """
+    ranges = text.rpartition(" ")[2].split(":") if text.strip() else []
+    if not ranges:
+        return None
+    bounds = [None if one == "-" else tuple(map(int, one.split(","))) for one in ranges]
+    return tuple(slice(None) if one is None else slice(one[0], one[0] + one[1]) for one in bounds)
 
 
 def _built(request: ConvertRequest) -> GraphDef:

@@ -10,7 +10,8 @@ from optim.errors import UserError
 from pipeline.sources.contract import Converted, ConvertRequest, Progress, no_progress
 from pipeline.sources.detect import FACTORY_PREFIX
 from pipeline.sources.factory import call_factory
-from pipeline.sources.function_model import FunctionModel, FunctionSession, convert_model_function
+from pipeline.sources.frozen_inputs import with_frozen_inputs
+from pipeline.sources.function_model import FunctionModel, convert_model_function, open_function
 from pipeline.sources.keras_model import KerasSession, convert_keras
 from targets.contract import Session
 
@@ -44,11 +45,9 @@ class TfFunctionSource:
     def open(self, request: ConvertRequest) -> Session:
         """What the factory made, in TensorFlow itself."""
         made = self._make(request)
-        return (
-            KerasSession(made, request)
-            if _is_keras(made)
-            else FunctionSession(_function_model(made, request), request)
-        )
+        if _is_keras(made):
+            return with_frozen_inputs(KerasSession(made, request), request)
+        return open_function(_function_model(made, request), request)
 
     def _make(self, request: ConvertRequest) -> Any:
         if self._made is None or self._made[0] != request.model:

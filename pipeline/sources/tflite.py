@@ -10,6 +10,7 @@ from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 from optim.errors import UserError
 from pipeline.sources.contract import Converted, ConvertRequest, Progress, no_progress
+from pipeline.sources.frozen_inputs import with_frozen_inputs
 from pipeline.sources.onnx_signature import apply_request
 from pipeline.sources.onnx_upgrade import upgrade
 from pipeline.sources.tflite_graph import convert_subgraph
@@ -79,4 +80,4 @@ class TfliteSource:
 
     def open(self, request: ConvertRequest) -> Session:
         """The file in TFLite's own interpreter, reference kernels."""
-        return TfliteSession(request)
+        return with_frozen_inputs(TfliteSession(request), request)

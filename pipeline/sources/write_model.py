@@ -66,16 +66,31 @@ def write_model(model: ir.Model, file: Path) -> Written:
     return Written(file, None)
 
 
-def _stream(model: ir.Model, stream: BinaryIO) -> None:
-    initializers = model.graph.initializers
-    large = {
+def skeleton(model: ir.Model) -> bytes:
+    """``model`` without the initializers from ``STREAMED_BYTES`` on: small, and enough to reason about it."""
+    proto = _without(model, _large(model))
+    content: bytes = proto.SerializeToString(deterministic=True)
+    return content
+
+
+def read_skeleton(content: bytes) -> ir.Model:
+    """The model that ``skeleton`` wrote; its large initializers are values without a producer."""
+    return serde.deserialize_model(onnx.ModelProto.FromString(content))
+
+
+def _large(model: ir.Model) -> dict[str, ir.Value]:
+    return {
         name: value
-        for name, value in initializers.items()
+        for name, value in model.graph.initializers.items()
         if value.const_value is not None
         and value.const_value.nbytes >= STREAMED_BYTES
         and value.const_value.dtype.bitwidth >= 8
         and value.const_value.dtype != ir.DataType.STRING
     }
+
+
+def _stream(model: ir.Model, stream: BinaryIO) -> None:
+    large = _large(model)
     proto = _without(model, large)
     graph = proto.graph.SerializeToString(deterministic=True)
     proto.ClearField("graph")

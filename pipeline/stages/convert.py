@@ -10,22 +10,26 @@ from pipeline.config import Config
 from pipeline.records import ConvertRecord, FrozenInput, LayerRecord, SourceParityRecord, Tensor
 from pipeline.sources import convert
 from pipeline.sources.contract import Conversion, ConvertRequest, Progress
+from pipeline.sources.warm_child import WarmChild
 from pipeline.stages.contract import CONVERTED, StageContext
 
 
 def execute(context: StageContext) -> ConvertRecord:
     """Convert the config's model into the step's folder."""
-    record = conversion_record(request_of(context.config), context.out / CONVERTED, context.progress)
+    request, out = request_of(context.config), context.out / CONVERTED
+    record = conversion_record(request, out, context.progress, warm=context.warm)
     return record.model_copy(update={"output": CONVERTED})
 
 
-def conversion_record(request: ConvertRequest, output: Path, progress: Progress) -> ConvertRecord:
+def conversion_record(
+    request: ConvertRequest, output: Path, progress: Progress, *, warm: WarmChild | None = None
+) -> ConvertRecord:
     """Convert one model to ``output`` and describe it.
 
     Raises:
         UserError, UnsupportedModelError, MissingRuntimeError: see ``pipeline.sources.convert``.
     """
-    return _record(convert(request, output, progress=progress))
+    return _record(convert(request, output, progress=progress, warm=warm))
 
 
 def request_of(config: Config) -> ConvertRequest:

@@ -137,14 +137,68 @@ def test_what_cannot_be_frozen_is_named(
         tf.convert(ConvertRequest(str(prefix), freeze=freeze), tmp_path / "model.onnx")
 
 
-def test_a_keep_probability_frozen_by_hand_is_recorded_and_dropout_still_goes(
-    tf: Worker, tmp_path: Path
+@pytest.mark.parametrize(
+    ("model", "freeze", "node"),
+    [
+        ("keep_prob", {"k": 0.5}, "random_uniform/RandomUniform"),
+        ("keep_prob", {"k:0": 0.25}, "random_uniform/RandomUniform"),
+        ("rate_default", {"r": 0.5}, "dropout/random_uniform/RandomUniform"),
+        ("switched_dropout", {"learning": True}, "cond/dropout/random_uniform/RandomUniform"),
+    ],
+)
+def test_a_frozen_value_that_leaves_dropout_at_work_is_refused(
+    tf: Worker, tmp_path: Path, model: str, freeze: dict[str, float], node: str
 ) -> None:
-    prefix = tf.build("keep_prob", tmp_path / "model.ckpt")
-    done = tf.convert(ConvertRequest(str(prefix), freeze={"k": 0.5}), tmp_path / "model.onnx")
-    assert [(one.name, one.value, one.why) for one in done.frozen] == [("k:0", "0.5", "asked for (--freeze)")]
-    assert "1 dropout nodes with a fixed probability were cut away" in done.notes
-    assert not {"RandomUniform", "RandomUniformLike", "Floor"} & _ops(done.output)
+    prefix = tf.build(model, tmp_path / "model.ckpt")
+    with pytest.raises(UnsupportedModelError, match="keeps the dropout") as refused:
+        tf.convert(ConvertRequest(str(prefix), freeze=freeze), tmp_path / "model.onnx")
+    assert (refused.value.op, refused.value.node) == ("RandomUniform", node)
+    ((name, value),) = freeze.items()
+    assert f"--freeze {name.removesuffix(':0')}={value}" in refused.value.what
+    assert "dropout is then cut away" in refused.value.hint
+    assert not (tmp_path / "model.onnx").exists()
+
+
+@pytest.mark.parametrize(
+    ("model", "freeze"),
+    [
+        ("keep_prob", {"k": 1.0}),
+        ("rate_default", {"r": 0.0}),
+        ("switched_dropout", {"learning": False}),
+        ("switched_dropout", {}),
+        ("constant_dropout", {}),
+    ],
+)
+def test_a_value_at_which_dropout_drops_nothing_is_taken(
+    tf: Worker, tmp_path: Path, model: str, freeze: dict[str, float]
+) -> None:
+    prefix = tf.build(model, tmp_path / "model.ckpt")
+    done = tf.convert(ConvertRequest(str(prefix), freeze=freeze), tmp_path / "model.onnx")
+    asked = [(one.name, one.value) for one in done.frozen if "asked for" in one.why]
+    assert asked == [(f"{name}:0", str(value)) for name, value in freeze.items()]
+    assert not {"RandomUniform", "RandomUniformLike", "Floor", "If"} & _ops(done.output)
+
+
+@pytest.mark.parametrize(("model", "file"), [("two_inputs_saved", "saved"), ("two_inputs", "model.keras")])
+def test_an_input_of_a_function_is_frozen(tf: Worker, tmp_path: Path, model: str, file: str) -> None:
+    path = tf.build(model, tmp_path / file)
+    plain = tf.convert(ConvertRequest(str(path)), tmp_path / "plain.onnx")
+    request = ConvertRequest(str(path), inputs={"x": (2, 3), "scale": (2, 1)}, freeze={"scale": 3.0})
+    done = tf.convert(request, tmp_path / "model.onnx")
+    assert [spec.name for spec in done.inputs] == ["x"]
+    assert [(one.name, one.value) for one in done.frozen] == [("scale", "3.0")]
+    x = np.random.default_rng(0).normal(size=(2, 3)).astype(np.float32)
+    with OrtSession(plain.output) as a, OrtSession(done.output) as b:
+        want = a.run({"x": x, "scale": np.full((2, 1), 3, np.float32)})
+        got = b.run({"x": x})
+    for name, array in want.items():
+        np.testing.assert_allclose(got[name], array, rtol=1e-6)
+
+
+def test_an_input_with_free_dimensions_cannot_be_frozen(tf: Worker, tmp_path: Path) -> None:
+    path = tf.build("two_inputs", tmp_path / "model.keras")
+    with pytest.raises(FairleadError, match="free dimensions"):
+        tf.convert(ConvertRequest(str(path), freeze={"scale": 3.0}), tmp_path / "model.onnx")
 
 
 def test_a_switch_frozen_to_training_keeps_batch_statistics(tf: Worker, tmp_path: Path) -> None:

@@ -260,3 +260,43 @@ def _outcome(path: Path) -> str:
 def test_a_missing_file(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no such file"):
         convert(tmp_path / "nothing.onnx")
+
+
+def test_nodes_that_share_a_name_are_told_apart(tmp_path: Path) -> None:
+    path = write(tmp_path / "m.onnx", "g (float[2,3] x) => (float[2,3] y) { h = Relu (x) y = Abs (h) }")
+    proto = onnx.load(path)
+    for node in proto.graph.node:
+        node.name = "same"
+    onnx.save(proto, path)
+    converted = OnnxSource().convert(ConvertRequest(str(path)))
+    assert [node.name for node in converted.model.graph] == ["same", "same__1"]
+    assert "1 nodes bore the name of another and were renamed" in converted.notes
+    x = np.array([[-1, 2, -3], [4, -5, 6]], np.float32)
+    with OnnxSource().open(ConvertRequest(str(path))) as native:
+        np.testing.assert_array_equal(native.run({"x": x})["y"], np.maximum(x, 0))
+
+
+@pytest.mark.parametrize("opset", [13, 18, 21])
+def test_outputs_without_a_shape_get_one(tmp_path: Path, opset: int) -> None:
+    path = write(tmp_path / "m.onnx", "g (float[2,3] x) => (float[2,3] y) { y = Transpose (x) }", opset)
+    proto = onnx.load(path)
+    proto.graph.output[0].type.tensor_type.ClearField("shape")
+    onnx.save(proto, path)
+    (output,) = convert(path).graph.outputs
+    assert output.shape == ir.Shape([3, 2])
+
+
+@pytest.mark.parametrize("opset", [18, 19, 20])
+def test_a_withdrawn_group_normalisation_is_written_out(tmp_path: Path, opset: int) -> None:
+    norm = "GroupNormalization <num_groups=3, epsilon=0.01> (x, s, b)"
+    text = f"g (float[2,6,4,5] x) => (float[2,6,4,5] y) {{ y = {norm} }}"
+    scale, bias = np.array([1, 2, 3], np.float32), np.array([0.5, -1, 0], np.float32)
+    path = write(tmp_path / "m.onnx", text, opset, {"s": scale, "b": bias}, ir_version=9)
+    model = convert(path)
+    assert "GroupNormalization" not in [node.op_type for node in model.graph]
+    x = np.random.default_rng(0).standard_normal((2, 6, 4, 5)).astype(np.float32)
+    groups = x.reshape(2, 3, -1).astype(np.float64)
+    mean, variance = groups.mean(-1, keepdims=True), groups.var(-1, keepdims=True)
+    normal = (groups - mean) / np.sqrt(variance + 0.01) * scale[:, None] + bias[:, None]
+    np.testing.assert_allclose(run(model, {"x": x})["y"], normal.reshape(x.shape), atol=1e-5)
+    onnx.checker.check_model(ir.to_proto(model))

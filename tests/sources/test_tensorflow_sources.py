@@ -30,6 +30,7 @@ KERAS = (
     "recurrent",
     "embedded",
     "transposed",
+    "resized_freely",
     "preprocessing",
     "two_heads",
     "large",

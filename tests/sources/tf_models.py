@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from tests.sources.tf_switched_models import SWITCHED
+
 v1 = tf.compat.v1
 
 
@@ -53,6 +55,26 @@ def _sequential(*layers: Any) -> Callable[[Path], None]:
         randomised(keras.Sequential([layer() for layer in layers])).save(path)
 
     return write
+
+
+def _beyond_protobuf(path: Path) -> None:
+    """A look-up table and a dense layer that together hold more than 2 GiB of weights."""
+    import keras
+
+    model = keras.Sequential(
+        [
+            keras.Input((12,), dtype="int32"),
+            keras.layers.Embedding(9000, 30000, embeddings_initializer="zeros"),
+            keras.layers.GlobalAveragePooling1D(),
+            keras.layers.Dense(10000, kernel_initializer="zeros"),
+        ]
+    )
+    rng = np.random.default_rng(4)
+    for weight in model.weights:
+        value = rng.random(weight.shape, dtype=np.float32)
+        value -= np.float32(0.5)
+        weight.assign(value)
+    model.save(path)
 
 
 def _functional_two_heads(path: Path) -> None:
@@ -125,6 +147,10 @@ def _dropped(x: Any, how: str) -> Any:
         return v1.nn.dropout(x, rate=rate)
     if how == "constant":
         return v1.nn.dropout(x, rate=0.25)
+    if how == "switched":
+        v1.disable_control_flow_v2()
+        learning = v1.placeholder(tf.bool, [], name="learning")
+        return tf.cond(learning, lambda: v1.nn.dropout(x, rate=0.25), lambda: tf.identity(x))
     if how == "noise":
         return x + tf.random.normal(tf.shape(x))
     return x
@@ -268,6 +294,26 @@ def _saved_model(path: Path) -> None:
     tf.saved_model.save(net, str(path), signatures={"serving_default": net.__call__})
 
 
+def _two_inputs_saved(path: Path) -> None:
+    class Net(tf.Module):
+        @tf.function(
+            input_signature=[tf.TensorSpec([None, 3], name="x"), tf.TensorSpec([None, 1], name="scale")]
+        )
+        def __call__(self, x: Any, scale: Any) -> Any:
+            return {"y": tf.tanh(x) * scale}
+
+    net = Net()
+    tf.saved_model.save(net, str(path), signatures={"serving_default": net.__call__})
+
+
+def _two_inputs(path: Path) -> None:
+    import keras
+
+    x, scale = keras.Input((3,), name="x"), keras.Input((1,), name="scale")
+    y = keras.layers.Multiply(name="y")([keras.layers.Dense(4, name="dense")(x), scale])
+    randomised(keras.Model([x, scale], y)).save(path)
+
+
 def _saved_model_v1(path: Path) -> None:
     graph = tf.Graph()
     with graph.as_default():
@@ -328,6 +374,12 @@ _BUILDERS: dict[str, Callable[[Path], None]] = {
         _layer("Conv2DTranspose", 4, 3, strides=2, padding="same"),
         _layer("Conv2DTranspose", 4, 2, strides=3, padding="valid"),
     ),
+    "resized_freely": _sequential(
+        _input(None, None, 3),
+        _layer("UpSampling2D", 2, interpolation="bilinear"),
+        _layer("Conv2D", 4, 3, padding="same"),
+        _layer("UpSampling2D", 2),
+    ),
     "preprocessing": _sequential(
         _input(20, 20, 3),
         _layer("Rescaling", 1 / 255.0),
@@ -339,9 +391,11 @@ _BUILDERS: dict[str, Callable[[Path], None]] = {
     "two_heads": _functional_two_heads,
     "lambda_layer": _lambda_layer,
     "large": _large,
+    "beyond_protobuf": _beyond_protobuf,
     "keep_prob": lambda path: _training_graph(path, dropout="keep_prob"),
     "rate_default": lambda path: _training_graph(path, dropout="rate", label_first=True),
     "constant_dropout": lambda path: _training_graph(path, dropout="constant"),
+    "switched_dropout": lambda path: _training_graph(path, dropout="switched"),
     "noise": lambda path: _training_graph(path, dropout="noise"),
     "conditional_norm": lambda path: _training_graph(path, dropout="none", norm=True),
     "shapeless": _frozen(_shapeless),
@@ -366,5 +420,8 @@ _BUILDERS: dict[str, Callable[[Path], None]] = {
     "batch_doubled": _frozen(_batch_doubled),
     "two_layouts": _two_layouts,
     "saved_model": _saved_model,
+    "two_inputs_saved": _two_inputs_saved,
+    "two_inputs": _two_inputs,
     "saved_model_v1": _saved_model_v1,
+    **SWITCHED,
 }

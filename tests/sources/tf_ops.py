@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from tests.sources.tf_lowered_ops import LOWERED_CASES
 from tests.sources.tf_tensor_ops import TENSOR_CASES, Shape, weights
 
 v1, raw = tf.compat.v1, tf.raw_ops
@@ -141,6 +142,10 @@ def _prelu(x: Any) -> Any:
 def _instance_norm(x: Any) -> Any:
     mean, variance = tf.nn.moments(x, [1, 2], keepdims=True)
     return tf.nn.batch_normalization(x, mean, variance, weights(4), weights(4), 1e-5)
+
+
+def _widths() -> Any:
+    return tf.constant([[0, 0], [1, 2], [0, 3], [1, 0]], tf.int64) // 2
 
 
 def _boxes() -> Any:
@@ -283,6 +288,22 @@ _CASES: dict[str, tuple[Shape, Callable[[Any], Any]]] = {
     # pads
     "mirror_reflect": (IMAGE, lambda x: tf.pad(x, [[0, 0], [2, 3], [1, 4], [0, 0]], "REFLECT")),
     "mirror_symmetric": (IMAGE, lambda x: tf.pad(x, [[0, 0], [2, 3], [1, 4], [0, 1]], "SYMMETRIC")),
+    "mirror_symmetric_free": (
+        (None, None, None, 4),
+        lambda x: tf.pad(x, [[0, 0], [2, 3], [1, 4], [0, 1]], "SYMMETRIC"),
+    ),
+    "mirror_symmetric_computed": (
+        (2, None, 9, 4),
+        lambda x: tf.pad(
+            x,
+            tf.stack([[0, 0], [tf.shape(x)[1] // 2, 1], [tf.shape(x)[1] // tf.shape(x)[1], 2], [0, 1]]),
+            "SYMMETRIC",
+        ),
+    ),
+    "mirror_symmetric_wide_widths": (
+        (2, None, 9, 4),
+        lambda x: tf.pad(x, tf.cast(tf.shape(x)[1] // 4, tf.int64) * _widths(), "SYMMETRIC"),
+    ),
     "pad_value": (IMAGE, lambda x: tf.pad(x, [[0, 0], [1, 2], [0, 3], [1, 0]], constant_values=-1.5)),
     # pictures
     "crop_and_resize": (IMAGE, lambda x: tf.image.crop_and_resize(x, _boxes(), [0, 1, 0], [4, 5])),
@@ -331,4 +352,5 @@ _CASES: dict[str, tuple[Shape, Callable[[Any], Any]]] = {
     "avg_3d": ((1, 5, 6, 7, 2), lambda x: tf.nn.avg_pool3d(x, [2, 3, 2], 2, "SAME")),
     "mean_space": (IMAGE, lambda x: tf.reduce_mean(x, [1, 2])),
     **TENSOR_CASES,
+    **LOWERED_CASES,
 }

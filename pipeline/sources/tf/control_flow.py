@@ -1,4 +1,4 @@
-"""Branches whose condition has become constant: Switch and Merge (TF 1), If (TF 2).
+"""Branches whose condition has become constant: Switch and Merge (TF 1), If (TF 2), Select.
 
 The rule is the executor's own: a Switch with a known predicate makes one of its outputs dead, a node with a
 dead input is dead, a Merge takes the input that lives
@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from optim.errors import UnsupportedModelError
-from pipeline.sources.tf.fold import fold_constants
+from pipeline.sources.tf.fold import fold_constants, static_shapes
 from pipeline.sources.tf.graph import (
     GraphDef,
     NodeDef,
@@ -38,10 +38,38 @@ def settle(graph_def: GraphDef, outputs: list[str]) -> GraphDef:
     for _ in range(_MOST_ROUNDS):
         fold_constants(current, outputs)
         changed = inline_calls(current) + resolve_branches(current) + resolve_switches(current, outputs)
+        changed += resolve_selects(current)
         current = prune(current, outputs)
         if not changed:
             break
     return current
+
+
+def resolve_selects(graph_def: GraphDef) -> int:
+    """A Select with one constant truth passes one of its operands on, in place; how many there were.
+
+    Only where both have the shape of the result: SelectV2 spreads the smaller one.
+    """
+    nodes = by_name(graph_def)
+    found = {
+        node.name: bool(constant(source).reshape(()))
+        for node in graph_def.node
+        if node.op in ("Select", "SelectV2")
+        and (source := nodes.get(node_of(data_inputs(node)[0]))) is not None
+        and source.op == "Const"
+        and constant(source).ndim == 0
+    }
+    if not found:
+        return 0
+    shapes = static_shapes(graph_def)
+    done = 0
+    for name, truth in found.items():
+        node = nodes[name]
+        _, yes, no = data_inputs(node)
+        if shapes.get(yes) is not None and shapes.get(yes) == shapes.get(no):
+            make_identity(node, yes if truth else no, node.attr["T"].type)
+            done += 1
+    return done
 
 
 def resolve_switches(graph_def: GraphDef, outputs: Sequence[str] = ()) -> int:

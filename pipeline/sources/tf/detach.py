@@ -16,10 +16,10 @@ from pipeline.sources.tf.graph import (
     data_inputs,
     make_placeholder,
     node_of,
-    tensor_name,
 )
 
 LARGE_BYTES = 1 << 14
+_ALIGNMENT = 64  # EIGEN_MAX_ALIGN_BYTES, tensorflow/c/tf_tensor.cc
 
 # Ops whose operand at this position may be a placeholder: the converter only transposes or reshapes it.
 _WEIGHT_OPERANDS: dict[str, tuple[int, ...]] = {
@@ -71,13 +71,18 @@ def detach_constants(graph_def: GraphDef, outputs: list[str], known: dict[str, A
             if node.name in kept or not may_detach(node.name, readers):
                 continue
             shape = tuple(int(dim.size) for dim in tensor.tensor_shape.dim)
-            content = tensor.tensor_content
-            detached[node.name] = np.frombuffer(content, dtype=dtype.as_numpy_dtype).reshape(shape)
+            stored = np.frombuffer(tensor.tensor_content, dtype.as_numpy_dtype)
+            detached[node.name] = aligned(stored.reshape(shape))
+            del stored
             make_placeholder(node, tensor.dtype, shape)
     present = {node.name for node in graph_def.node}
     return {**{name: array for name, array in known.items() if name in present}, **detached}
 
 
-def detached_first(nodes: GraphDef, names: set[str]) -> list[str]:
-    """Detached placeholders in graph order, as tensor names."""
-    return [tensor_name(node.name) for node in nodes.node if node.name in names]
+def aligned(array: Array) -> Array:
+    """A copy at an address that TensorFlow takes as it is; it would copy any other with every run."""
+    held = np.empty(array.nbytes + _ALIGNMENT, np.uint8)
+    start = -held.ctypes.data % _ALIGNMENT
+    copy: Array = held[start : start + array.nbytes].view(array.dtype).reshape(array.shape)
+    copy[...] = array
+    return copy

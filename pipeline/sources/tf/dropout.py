@@ -70,6 +70,12 @@ def remove(graph_def: GraphDef, dropouts: list[Dropout]) -> None:
         make_identity(node, one.x, node.attr["T"].type)
 
 
+def drops_nothing(graph_def: GraphDef, one: Dropout) -> bool:
+    """Whether the probability of a dropout, as ``graph_def`` computes it, lets everything pass."""
+    reached = _evaluate(graph_def, one.probability, None, 0.0)
+    return reached is not None and reached == (0.0 if one.is_rate else 1.0)
+
+
 def inference_values(graph_def: GraphDef, dropouts: list[Dropout]) -> dict[str, float]:
     """The value of each placeholder at which its dropout drops nothing, by node name."""
     values: dict[str, float] = {}

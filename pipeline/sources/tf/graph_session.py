@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Collection
 from types import TracebackType
 from typing import Any, Self
 
 import numpy as np
 
-from optim.contract import Feeds, Outputs, TensorSpec
+from optim.contract import Array, Feeds, Outputs, TensorSpec
 from optim.errors import UnsupportedModelError, UserError
+from pipeline.sources.contract import AnyLayer
+from pipeline.sources.layer_values import graph_layer_tensors
 from pipeline.sources.tf.cpu_layout import channels_last
 from pipeline.sources.tf.fold import import_graph
 from pipeline.sources.tf.graph import Edge
@@ -79,6 +82,14 @@ class GraphSession:
             ) from error
         names = [edge.name for edge in self._prepared.graph.outputs]
         return dict(zip(names, map(np.asarray, values), strict=True))
+
+    def layer_values(self, feeds: Feeds, layers: Collection[AnyLayer]) -> dict[str, Array]:
+        """What the layers' tensors hold, by layer name."""
+        present = {op.name for op in self._session.graph.get_operations()}
+        tensors = graph_layer_tensors(present, layers)
+        bound = {edge.tensor: feeds[edge.name] for edge in self._prepared.graph.inputs}
+        values: dict[str, Array] = self._session.run(tensors, {**self._fixed, **bound})
+        return values
 
     def close(self) -> None:
         self._session.close()

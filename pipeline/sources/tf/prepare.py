@@ -17,10 +17,12 @@ from optim.contract import Array
 from optim.errors import UnsupportedModelError, UserError
 from pipeline.sources.contract import ConvertRequest, Frozen
 from pipeline.sources.tf import dropout
+from pipeline.sources.tf.asked_training import refuse_asked_dropout
 from pipeline.sources.tf.clean import clean
 from pipeline.sources.tf.constant_roots import constant_roots, name_constants
 from pipeline.sources.tf.control_flow import settle
-from pipeline.sources.tf.detach import detach_constants
+from pipeline.sources.tf.cut import cut_iterators, cut_tensor
+from pipeline.sources.tf.detach import LARGE_BYTES, aligned, detach_constants, may_detach
 from pipeline.sources.tf.graph import (
     Dims,
     Edge,
@@ -29,14 +31,13 @@ from pipeline.sources.tf.graph import (
     TfGraph,
     attr_shape,
     by_name,
+    consumers,
     data_inputs,
-    index_of,
     make_constant,
     make_identity,
     make_placeholder,
     node_of,
     prune,
-    rename_inputs,
     set_shape,
     tensor_name,
 )
@@ -53,10 +54,6 @@ _VARIABLES = frozenset({"Variable", "VariableV2", "VarHandleOp", "TemporaryVaria
 _PASS_THROUGH = frozenset(
     {"Print", "PrintV2", "CheckNumerics", "CheckNumericsV2", "StopGradient", "PreventGradient", "Snapshot",
      "DebugIdentity", "EnsureShape", "PlaceholderV2"}
-)  # fmt: skip
-_ITERATORS = frozenset(
-    {"IteratorGetNext", "QueueDequeue", "QueueDequeueV2", "QueueDequeueManyV2", "QueueDequeueUpToV2",
-     "QueueDequeueMany", "QueueDequeueUpTo"}
 )  # fmt: skip
 _HANDLE_FLOW = frozenset({"Switch", "Merge", "Identity", "Enter", "Exit", "NextIteration"})
 _RESOURCE = 20  # DT_RESOURCE, tensorflow/core/framework/types.proto
@@ -103,18 +100,18 @@ def prepare(
     outputs = _outputs(graph_def, request, signature, notes)
     cut = _cut(graph_def, request, signature, outputs)
     pruned = prune(graph_def, [edge.tensor for edge in outputs])
-    cut |= _cut_iterators(pruned, request, notes)
+    cut |= cut_iterators(pruned, notes)
     # Iterators cut away, so is the pipeline behind them. Before anything below lets TensorFlow see the graph.
     refuse_outside(pruned, [edge.tensor for edge in outputs], allowed=request.allow_custom_code)
     if inline_calls(pruned):
         pruned = prune(pruned, [edge.tensor for edge in outputs])
-    modes = _read_variables(pruned, read_variable)
-    roots = constant_roots(pruned)
     ends = [edge.tensor for edge in outputs]
+    stored, modes = _read_variables(pruned, read_variable, ends)
+    roots = constant_roots(pruned)
     dropped = len(graph_def.node) - len(pruned.node)
     if dropped and _is_training(graph_def):
         notes.append(f"{dropped} of {len(graph_def.node)} nodes do not serve the outputs and were cut away")
-    weights = detach_constants(pruned, ends, {})
+    weights = detach_constants(pruned, ends, stored)
     frozen, reference, feeds, settled = _freeze(pruned, ends, request, cut, modes, notes)
     name_constants(settled, roots, ends)
     edges = _inputs(settled, reference, request, signature, cut, set(weights))
@@ -188,74 +185,22 @@ def _cut(
             continue
         if tensor in {edge.tensor for edge in outputs}:
             raise UserError(f"'{tensor}' is named both as input and output")
-        cut.add(_cut_tensor(graph_def, node, tensor))
+        cut.add(cut_tensor(graph_def, node, tensor))
     return cut
 
 
-def _cut_tensor(graph_def: GraphDef, node: NodeDef, tensor: str) -> str:
-    kind, shape = _type_of(node, index_of(tensor))
-    index = index_of(tensor)
-    if index == 0 and node.op not in _ITERATORS:
-        make_placeholder(node, kind, shape)
-        return str(node.name)
-    name = node.name if index == 0 else f"{node.name}__{index}"
-    if index == 0:
-        others = {f"{node.name}:{i}": f"{node.name}__all:{i}" for i in range(1, 64)}
-        rename_inputs(graph_def, others)
-        copy = graph_def.node.add()
-        copy.CopyFrom(node)
-        copy.name = f"{node.name}__all"
-        make_placeholder(node, kind, shape)
-        return str(node.name)
-    rename_inputs(graph_def, {tensor: f"{name}:0"})
-    added = graph_def.node.add()
-    added.name = name
-    make_placeholder(added, kind, shape)
-    return str(name)
-
-
-def _type_of(node: NodeDef, index: int) -> tuple[int, Dims | None]:
-    """Dtype enum and, where the node says it, shape of one output."""
-    import tensorflow as tf
-    from tensorflow.python.framework import op_def_registry
-
-    for types, shapes in (("output_types", "output_shapes"), ("component_types", "shapes")):
-        if types in node.attr:
-            shape_list = node.attr[shapes].list.shape
-            shape = None
-            if index < len(shape_list) and not shape_list[index].unknown_rank:
-                shape = tuple(None if d.size < 0 else int(d.size) for d in shape_list[index].dim)
-            return node.attr[types].list.type[index], shape
-    op_def = op_def_registry.get(node.op)
-    if op_def is not None and len(op_def.output_arg) > index:
-        argument = op_def.output_arg[index]
-        kind = argument.type or (node.attr[argument.type_attr].type if argument.type_attr else 0)
-        if kind:
-            return kind, None
-    for key in ("T", "dtype", "DstT", "out_type"):
-        if key in node.attr and node.attr[key].type:
-            return node.attr[key].type, None
-    return tf.float32.as_datatype_enum, None
-
-
-def _cut_iterators(graph_def: GraphDef, request: ConvertRequest, notes: list[str]) -> set[str]:
-    """What an input pipeline delivers becomes inputs, in place."""
-    cut: set[str] = set()
-    for node in [node for node in graph_def.node if node.op in _ITERATORS]:
-        readers = {t for other in graph_def.node for t in data_inputs(other) if node_of(t) == node.name}
-        for tensor in sorted(readers, key=index_of, reverse=True):
-            cut.add(_cut_tensor(graph_def, node, tensor))
-            notes.append(f"the input pipeline was cut away: '{tensor}' is an input")
-    del request
-    return cut
-
-
-def _read_variables(graph_def: GraphDef, read: ReadVariable | None) -> list[str]:
+def _read_variables(
+    graph_def: GraphDef, read: ReadVariable | None, ends: Sequence[str]
+) -> tuple[dict[str, Array], list[str]]:
     """Variables become constants of their stored values, in place; reading one becomes Identity.
 
-    Returns the names of those that are one boolean each: they may choose between training and inference.
+    Returns the large ones that are weights, by name: they never enter the graph, which would hold them twice
+    and thrice. And the names of those that are one boolean each: they may choose between training and
+    inference.
     """
     modes: list[str] = []
+    weights: dict[str, Array] = {}
+    readers, kept = consumers(graph_def), {node_of(tensor) for tensor in ends}
     handles: dict[str, int] = {}
     for node in graph_def.node:
         if node.op not in _VARIABLES:
@@ -272,17 +217,22 @@ def _read_variables(graph_def: GraphDef, read: ReadVariable | None) -> list[str]
                 hint="give the checkpoint prefix instead of the graph, or name outputs before it (--outputs)",
             )
         kind = node.attr["dtype"].type
-        make_constant(node, value, kind)
+        if value.nbytes >= LARGE_BYTES and node.name not in kept and may_detach(node.name, readers):
+            weights[node.name] = aligned(value)
+            make_placeholder(node, kind, value.shape)
+        else:
+            make_constant(node, value, kind)
+            if value.dtype == np.bool_ and value.ndim == 0:
+                modes.append(node.name)
+        del value  # one weight at a time is held twice
         handles[node.name] = kind
-        if value.dtype == np.bool_ and value.ndim == 0:
-            modes.append(node.name)
     _retype_handles(graph_def, handles)
     for node in graph_def.node:
         if node.op == "ReadVariableOp":
             make_identity(node, data_inputs(node)[0], node.attr["dtype"].type)
         elif node.op == "ResourceGather":
             _gather_instead(graph_def, node)
-    return modes
+    return weights, modes
 
 
 def _retype_handles(graph_def: GraphDef, handles: Mapping[str, int]) -> None:
@@ -331,6 +281,7 @@ def _freeze(
     try:
         work = _copy(graph_def)
         _freeze_asked(work, request, frozen)
+        refuse_asked_dropout(graph_def, work, ends, {name: one.value for name, one in frozen.items()})
         frozen |= freeze_modes(work, ends, modes)
         dropouts = dropout.find_dropouts(work)
         driven = dropout.inference_values(work, dropouts)
@@ -352,6 +303,10 @@ def _freeze(
         frozen |= use_defaults(work, asked_for)
         _defaults_to_placeholders(work)
         settled = settle(work, ends)
+        idle = [one for one in dropout.find_dropouts(settled) if dropout.drops_nothing(settled, one)]
+        if idle:
+            dropout.remove(settled, idle)
+            settled = prune(settled, ends)
     except (ValueError, TypeError) as error:
         raise rejected(error) from error
     reference = prune(reference, ends)

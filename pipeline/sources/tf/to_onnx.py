@@ -18,6 +18,7 @@ from pipeline.sources.tf.attach import attach_weights
 from pipeline.sources.tf.fold import import_graph
 from pipeline.sources.tf.graph import TfGraph
 
+_LOOP_OPS = frozenset({"TensorArrayV3", "Enter", "While", "StatelessWhile", "LoopCond"})
 _RUNNING_NUMBER = re.compile(r"__\d+")
 NEWEST_OPSET = 18
 """The last opset that tf2onnx's tables know."""
@@ -107,6 +108,8 @@ def _failure(error: Exception, log: list[str], graph: TfGraph) -> UnsupportedMod
     text = "\n".join(log)
     named = re.search(r"Failed to convert node '([^']+)'", text)
     name = named.group(1) if named else next((n for n in kinds if f"'{n}'" in text), "")
+    if not name:  # loops are rewritten as a whole, and fail without a name
+        name = next((n for n, op in kinds.items() if op in _LOOP_OPS), "")
     op = kinds.get(name, "")
     what = f"op {op} cannot be converted" if op else "the graph cannot be converted"
     return UnsupportedModelError(

@@ -21,6 +21,7 @@ _PARAMETRISED = frozenset(
 )  # fmt: skip
 _VARIABLES = frozenset({"Variable", "VariableV2", "VarHandleOp"})
 _LOSS_OPS = re.compile(r"SoftmaxCrossEntropyWithLogits|^L2Loss$|^CTCLoss|^InTopK|CandidateSampler$")
+_DATA = re.compile(r"Placeholder|Iterator|Dequeue|Random|Reader")
 _REDUCTIONS = frozenset({"Mean", "Sum", "Prod", "Max", "Min", "All", "Any"})
 # Ops that begin a distance or a metric when all of what follows is the loss.
 _DISTANCE = frozenset(
@@ -48,7 +49,11 @@ def training_heads(
         named: the sources that the user calls inputs.
     """
     readers = _readers(nodes)
-    trained = {name for name, node in nodes.items() if node.op in _PARAMETRISED and _has_weights(node, nodes)}
+    trained = {
+        name
+        for name, node in nodes.items()
+        if node.op in _PARAMETRISED and (_has_weights(node, nodes) or _computes_weights(node, nodes))
+    }
     fed = _forward(readers, sources)
     trained &= fed
     labels = sorted(t for t in sources - named if not _forward(readers, {t}) & trained)
@@ -152,6 +157,15 @@ def _has_weights(node: NodeDef, nodes: Mapping[str, NodeDef]) -> bool:
         if source is None or source.op in _VARIABLES:
             return True
         if source.op == "Const" and len(source.attr["value"].tensor.tensor_shape.dim):
+            return True
+    return False
+
+
+def _computes_weights(node: NodeDef, nodes: Mapping[str, NodeDef]) -> bool:
+    """Whether an operand is computed from variables alone: put together from parts, or normalised."""
+    for tensor in data_inputs(node):
+        kinds = {nodes[name].op for name in ancestors(nodes, [tensor])}
+        if kinds & _VARIABLES and not kinds & _PARAMETRISED and not any(_DATA.search(kind) for kind in kinds):
             return True
     return False
 

@@ -9,11 +9,12 @@ _HANDLERS: tuple[tuple[tuple[str, ...], str], ...] = (
     (("Conv2DBackpropInput", "Conv3DBackpropInputV2"), "transposed_convolution"),
     (("BlockLSTM", "BlockLSTMV2"), "block_lstm"),
     (("Erfc",), "erfc"),
-    (("FloorDiv", "FloorMod", "TruncateMod"), "integer_division"),
+    (("FloorDiv", "FloorMod", "TruncateMod", "Mod"), "integer_division"),
     (("Log1p", "Expm1"), "near_one"),
     (("Xdivy", "Xlogy"), "guarded_products"),
     (("Bucketize",), "bucketize"),
     (("ApproximateEqual",), "approximate_equal"),
+    (("Select", "SelectV2"), "select"),
 )
 # The opsets at which tf2onnx may look a handler up.
 _FIRST_OPSET, _LAST_OPSET = 1, 18

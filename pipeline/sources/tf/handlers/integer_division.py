@@ -1,7 +1,7 @@
 """Quotients and remainders that round down or towards zero, for integers and floats.
 
-``FloorDiv``, ``FloorMod`` round down, ``TruncateMod`` towards zero. ONNX's ``Div`` of integers rounds towards
-zero; ``Mod`` with fmod=0 has the divisor's sign, with fmod=1 the dividend's
+``FloorDiv``, ``FloorMod`` round down, ``TruncateMod`` and its old name ``Mod`` towards zero. ONNX's ``Div``
+of integers rounds towards zero; ``Mod`` with fmod=0 has the divisor's sign, with fmod=1 the dividend's
 (https://onnx.ai/onnx/operators/onnx__Mod.html). For integers (a - a mod b) is a multiple of b, so that its
 ``Div`` is exact. tf2onnx divides negative integers towards zero and lacks ``TruncateMod``.
 """
@@ -17,7 +17,7 @@ def convert(ctx: Any, node: Any, **_: Any) -> None:
     """tf2onnx handler."""
     emit = Emit(ctx, node)
     a, b = node.input
-    if node.type == "TruncateMod":
+    if node.type in ("TruncateMod", "Mod"):
         emit.finish("Mod", a, b, fmod=1)
     elif _is_float(ctx, a):
         whole = emit.node("Floor", emit.node("Div", a, b))
