@@ -9,11 +9,10 @@ pattern of the values themselves.
 from __future__ import annotations
 
 import itertools
-import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import TypeAlias, TypeGuard
+from typing import TypeAlias
 
 import numpy as np
 import onnx_ir as ir
@@ -23,7 +22,7 @@ from optim.facts import label
 from pipeline.parity.metrics import value_range
 from targets.float64.call import to_host
 from targets.float64.evaluate import GraphEvaluator
-from targets.float64.windows import resolve_pads
+from targets.float64.windows import Pads, resolve_pads
 
 CONVOLUTIONS = frozenset({"Conv", "ConvTranspose", "FusedConv"})
 POOLS = frozenset({"MaxPool", "AveragePool", "LpPool"})
@@ -84,11 +83,12 @@ class Evidence:
     expected: Array
     got: Array
     evaluator: GraphEvaluator
+    turned: bool = False  # a tensor within stands in another order on purpose, and its reader undoes that
 
 
 def classify(evidence: Evidence) -> Finding:
     """The probable cause, ``unknown`` where nothing points to one."""
-    for ask in (_by_nodes, _by_hypothesis, _by_structure, _by_values):
+    for ask in (_by_nodes, _by_hypothesis, _by_weights, _by_structure, _by_values):
         finding = ask(evidence)
         if finding is not None:
             return finding
@@ -99,18 +99,23 @@ def classify(evidence: Evidence) -> Finding:
 
 
 def _by_nodes(evidence: Evidence) -> Finding | None:
+    if evidence.turned:  # its weights are the first one's in another order
+        return None
     if [n.op_type for n in evidence.nodes_a] != [n.op_type for n in evidence.nodes_b]:
         return None
     for a, b in zip(evidence.nodes_a, evidence.nodes_b, strict=True):
-        finding = _attributes_differ(a, b) or _constants_differ(a, b)
+        finding = _attributes_differ(a, b, evidence) or _constants_differ(a, b)
         if finding is not None:
             return finding
     return None
 
 
-def _attributes_differ(a: ir.Node, b: ir.Node) -> Finding | None:
+def _attributes_differ(a: ir.Node, b: ir.Node, evidence: Evidence) -> Finding | None:
     names = sorted({*a.attributes, *b.attributes})
     changed = [n for n in names if _plain(a, n) != _plain(b, n)]
+    padded = _pads_in_numbers(a, a, evidence)
+    if padded is not None and padded == _pads_in_numbers(b, a, evidence):  # said otherwise, and the same
+        changed = [n for n in changed if n not in ("pads", "auto_pad", "kernel_shape")]
     if not changed:
         return None
     told = "; ".join(f"{n} {_plain(a, n)} became {_plain(b, n)}" for n in changed)
@@ -162,11 +167,11 @@ def _constants_differ(a: ir.Node, b: ir.Node) -> Finding | None:
             return Finding(Cause.RESIZE, f"{where} {_short(left)} became {_short(right)}")
         if a.op_type in MOVES or left.dtype.kind in "iu":
             return Finding(Cause.AXIS, f"{where} {_short(left)} became {_short(right)}")
-        return _weights_differ(left, right, where)
+        return _weights_differ(left, right, where, a.op_type)
     return None
 
 
-def _weights_differ(left: Array, right: Array, where: str) -> Finding:
+def _weights_differ(left: Array, right: Array, where: str, op: str) -> Finding:
     if left.size == right.size and np.array_equal(np.sort(left, axis=None), np.sort(right, axis=None)):
         return Finding(Cause.AXIS, f"{where}: the same numbers in another order")
     if left.shape == right.shape and left.dtype.kind == "f":
@@ -176,7 +181,42 @@ def _weights_differ(left: Array, right: Array, where: str) -> Finding:
             half = left.astype(np.float16)
         if np.array_equal(half.astype(right.dtype), right) and not np.isfinite(half).all():
             return Finding(Cause.FP16, f"{where}: rounded to float16, some beyond 65504")
+        factors = channel_factors(left, right) if op in CONVOLUTIONS | {"Mul", "BatchNormalization"} else None
+        if factors is not None and another_epsilon(factors):
+            return Finding(Cause.EPSILON, f"{where}: {_as_epsilon(factors)}")
     return Finding(Cause.UNKNOWN, f"{where}: the weights differ")
+
+
+def channel_factors(left: Array, right: Array) -> Array | None:
+    """What each channel of a scale or kernel was multiplied by; None where it was no scaling of channels.
+
+    A vector of scales has one axis longer than 1; a kernel [M, C/group, *K] holds its channels first.
+    """
+    vector = sum(n > 1 for n in left.shape) == 1
+    shape = (-1, 1) if vector else (left.shape[0], -1)
+    x, y = (np.asarray(v, np.float64).reshape(shape) for v in (left, right))
+    energy = (x * x).sum(1)
+    alive = energy > 0
+    if alive.sum() < 2:
+        return None
+    factors = (x * y).sum(1)[alive] / energy[alive]
+    rest = np.abs(y[alive] - factors[:, None] * x[alive]).max()
+    return factors if rest <= MATCH * np.abs(y).max() else None
+
+
+def another_epsilon(factors: Array) -> bool:
+    """Whether factors are those of gamma / sqrt(variance + epsilon) with another epsilon.
+
+    sqrt((v + e) / (v + e')) is positive, lies on one side of 1 whatever the variance v, and differs with it.
+    """
+    slack = 1e-6
+    one_side = bool((factors <= 1 + slack).all() or (factors >= 1 - slack).all())
+    return bool((factors > 0).all()) and one_side and float(np.ptp(factors)) > slack
+
+
+def _as_epsilon(factors: Array) -> str:
+    low, high = float(factors.min()), float(factors.max())
+    return f"each channel is scaled, by {low:.6g} to {high:.6g}, all to one side: as another epsilon does"
 
 
 def round_fraction(x: Array, bits: int) -> Array:
@@ -282,18 +322,19 @@ def _changes(node: ir.Node, evidence: Evidence) -> Iterator[tuple[Cause, Changes
             yield Cause.ACTIVATION, {"alpha": alpha}, f"alpha {alpha:g}"
 
 
-def _other_pads(node: ir.Node, evidence: Evidence) -> Iterator[tuple[int, ...]]:
-    """The same totals split otherwise: swapped, all at one end."""
-    source = node.inputs[0]
+def _pads_in_numbers(node: ir.Node, reader: ir.Node, evidence: Evidence) -> Pads | None:
+    """(begin, end) pads of a convolution or pool on the input of ``reader``; None where they are unknown."""
+    source = reader.inputs[0] if reader.inputs else None
     value = evidence.inputs.get(source.name or "") if source is not None else None
     weight = held_by(node.inputs[1]) if len(node.inputs) > 1 else None
     kernel = _integers(node, "kernel_shape") or (weight.shape[2:] if weight is not None else ())
-    if value is None or not kernel:
-        return
-    rank = len(kernel)
-    ones = (1,) * rank
     auto = node.attributes["auto_pad"].as_string() if "auto_pad" in node.attributes else "NOTSET"
-    now = resolve_pads(
+    if value is None or not kernel or node.op_type not in CONVOLUTIONS | POOLS:
+        return None
+    if node.op_type == "ConvTranspose" and auto != "NOTSET":  # its sizes follow other rules
+        return None
+    ones = (1,) * len(kernel)
+    return resolve_pads(
         auto,
         _integers(node, "pads"),
         value.shape[2:],
@@ -301,6 +342,14 @@ def _other_pads(node: ir.Node, evidence: Evidence) -> Iterator[tuple[int, ...]]:
         _integers(node, "strides") or ones,
         _integers(node, "dilations") or ones,
     )
+
+
+def _other_pads(node: ir.Node, evidence: Evidence) -> Iterator[tuple[int, ...]]:
+    """The same totals split otherwise: swapped, all at one end."""
+    now = _pads_in_numbers(node, node, evidence)
+    if now is None:
+        return
+    rank = len(now)
     begins, ends = [b for b, _ in now], [e for _, e in now]
     yield tuple(ends + begins)
     totals = [b + e for b, e in now]
@@ -313,6 +362,39 @@ def _other_pads(node: ir.Node, evidence: Evidence) -> Iterator[tuple[int, ...]]:
 
 def _integers(node: ir.Node, name: str) -> tuple[int, ...]:
     return tuple(node.attributes[name].as_ints()) if name in node.attributes else ()
+
+
+# --- weights of stretches that are built differently ---------------------------------------------
+
+
+def weights_of(nodes: Sequence[ir.Node]) -> list[Array]:
+    """Floating-point constants of two or more axes that the nodes read."""
+    held = (held_by(v) for node in nodes for v in node.inputs)
+    return [w for w in held if w is not None and w.dtype.kind == "f" and w.ndim > 1 and w.size > 1]
+
+
+def _by_weights(evidence: Evidence) -> Finding | None:
+    """The same numbers in another order, or rounded, wherever the two stretches keep them."""
+    ours, theirs = weights_of(evidence.nodes_a), weights_of(evidence.nodes_b)
+    alone = len(ours) == len(theirs) == 1  # of several, a pass may have reordered one to suit another
+    for left in ours:
+        ordered = np.sort(left, axis=None)
+        rounded = np.sort(round_fraction(left, TF32_FRACTION_BITS), axis=None)
+        for right in theirs:
+            if right.size != left.size or any(_alike(left, right)):
+                continue
+            numbers = np.sort(right, axis=None)
+            if np.array_equal(rounded, numbers) and not np.array_equal(rounded, ordered):
+                return Finding(Cause.TF32, f"weights are rounded to {TF32_FRACTION_BITS} fraction bits")
+            if np.array_equal(ordered, numbers) and alone and not evidence.turned:
+                return Finding(Cause.AXIS, "a weight holds the same numbers in another order")
+    return None
+
+
+def _alike(left: Array, right: Array) -> Iterator[bool]:
+    """Whether two weights are one, as they stand or turned round."""
+    yield left.shape == right.shape and np.array_equal(left, right)
+    yield left.T.shape == right.shape and np.array_equal(left.T, right)
 
 
 # --- structure and values ------------------------------------------------------------------------
@@ -355,11 +437,29 @@ def _by_values(evidence: Evidence) -> Finding | None:
             return Finding(Cause.POOL_BORDER, "only cells at the border differ")
         if ops & (CONVOLUTIONS | {"Pad"}):
             return Finding(Cause.PADDING, "only cells at the border differ")
+    factors = affine_factors(x, y) if x.shape == y.shape and x.ndim >= 2 else None
+    if factors is not None and another_epsilon(factors):
+        return Finding(Cause.EPSILON, _as_epsilon(factors))
     if x.shape == y.shape and ops & ACTIVATIONS:
         same = np.abs(x - y) <= MATCH * value_range(x)
         if 0 < same.mean() < 1 and _split_by_value(x, same):
             return Finding(Cause.ACTIVATION, "values differ beyond a threshold and agree within it")
     return None
+
+
+def affine_factors(x: Array, y: Array) -> Array | None:
+    """Factors f where y = f x + g holds in every channel of [N, C, *spatial]; None where it does not."""
+    a, b = (np.moveaxis(np.asarray(v, np.float64), 1, 0).reshape(x.shape[1], -1) for v in (x, y))
+    if a.shape[1] < 4:
+        return None
+    a, b = a - a.mean(1, keepdims=True), b - b.mean(1, keepdims=True)
+    energy = (a * a).sum(1)
+    alive = energy > (MATCH * value_range(x)) ** 2 * a.shape[1]
+    if alive.sum() < 2:
+        return None
+    factors = (a * b).sum(1)[alive] / energy[alive]
+    rest = np.abs(b[alive] - factors[:, None] * a[alive]).max()
+    return factors if rest <= MATCH * value_range(y) else None
 
 
 def only_at_border(x: Array, y: Array) -> bool:
@@ -375,48 +475,3 @@ def _split_by_value(x: Array, same: Array) -> bool:
     """Whether one threshold parts the values that agree from those that do not."""
     agreeing, differing = x[same], x[~same]
     return bool(agreeing.max() <= differing.min() or differing.max() <= agreeing.min())
-
-
-# --- a runtime's arithmetic ----------------------------------------------------------------------
-
-
-def classify_runtime(
-    node: ir.Node, inputs: Sequence[Array | None], expected: Array, got: Array, run: Callable[..., Array]
-) -> Finding:
-    """The probable cause of a runtime's error at one node.
-
-    Args:
-        node: the node whose result is off.
-        inputs: its true inputs, float64 (None: left out).
-        expected: its true result; ``got``: the runtime's.
-        run: evaluates the node in float64 on given inputs.
-    """
-    where = f"{node.op_type} {label(node)}"
-    finite = np.isfinite(got)
-    if not finite.all():
-        top = max((float(np.abs(v).max()) for v in (*inputs, expected) if _has_floats(v)), default=0.0)
-        if top > np.finfo(np.float16).max:
-            return Finding(
-                Cause.FP16, f"{where}: {int((~finite).sum())} values overflow; the true ones reach {top:.3g}"
-            )
-        return Finding(Cause.UNKNOWN, f"{where}: {int((~finite).sum())} values are not finite")
-    error = float(np.abs(got - expected).max())
-    rounded = [round_fraction(v, TF32_FRACTION_BITS) if _has_floats(v) else v for v in inputs]
-    try:
-        in_tf32 = run(rounded)
-    except Exception:  # rounding an epsilon away may break the node
-        in_tf32 = expected
-    if error > 0 and float(np.abs(got - in_tf32).max()) < 0.1 * error:
-        return Finding(
-            Cause.TF32, f"{where}: the values are those of inputs rounded to {TF32_FRACTION_BITS} bits"
-        )
-    largest = max((float(np.abs(v).max()) for v in inputs if _has_floats(v)), default=0.0)
-    span = value_range(expected)
-    if largest * np.finfo(np.float32).eps * 64 > error and largest > 16 * span:
-        factor = math.floor(largest / span)
-        return Finding(Cause.REDUCTION, f"{where}: terms {factor} × larger than their sum cancel")
-    return Finding(Cause.UNKNOWN, f"{where}: error {error:.3g} in no known pattern")
-
-
-def _has_floats(value: Array | None) -> TypeGuard[Array]:
-    return value is not None and value.dtype.kind == "f" and value.size > 0

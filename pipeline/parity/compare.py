@@ -13,7 +13,7 @@ from optim.errors import UnsupportedModelError
 from optim.heads import Head
 from pipeline.config import GateConfig
 from pipeline.parity import metrics
-from pipeline.parity.heads import comparable
+from pipeline.parity.heads import AS_LOGARITHMS, comparable
 from pipeline.parity.verdict import beyond_float32, judge
 from pipeline.records import ComparisonRecord, Metrics
 from targets.contract import Session
@@ -139,7 +139,9 @@ def compare_pair(
     source_run = x if source_run is None else source_run
     source = a if source is None else source
     for what, (left, right) in comparable(x, y, a.heads, b.heads, names).items():
-        measured = metrics.compare(left, right, where=f"{what}, {a.name} against {b.name} on {label}")
+        unit = next((str(x[name].dtype) for name in names if what == f"{name}{AS_LOGARITHMS}"), None)
+        where = f"{what}, {a.name} against {b.name} on {label}"
+        measured = metrics.compare(left, right, where=where, unit=unit)
         source_error = own_error = None
         if truth is not None:
             own_error = error_of(what, truth, y, b.heads, names)
@@ -159,13 +161,14 @@ def compare_pair(
                 b_error=own_error,
                 passed=passed,
                 reasons=reasons,
+                worst=metrics.worst_elements(left, right),
             )
         )
     return records
 
 
 def recovered(what: str) -> str:
-    return what.removesuffix(" before Softmax") + " as log-probabilities"
+    return what.removesuffix(" before Softmax") + AS_LOGARITHMS
 
 
 def error_of(
@@ -177,7 +180,7 @@ def error_of(
     the rounding of the logits into an error that says nothing about the model.
     """
     pairs = comparable(truth.outputs, run, truth.heads, heads, names)
-    views = (f"{what} as log-probabilities", f"{what} before Sigmoid")
+    views = (f"{what}{AS_LOGARITHMS}", f"{what} before Sigmoid")
     pair = None if any(v in pairs for v in views) else pairs.get(what)
     if pair is None or pair[0].size == 0 or not np.isfinite(pair[0]).all():
         return None

@@ -6,7 +6,7 @@ a time, so a network whose activations do not fit into memory can be compared.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -15,10 +15,13 @@ import onnx_ir as ir
 from optim.contract import Array, Feeds
 from optim.facts import label
 from optim.model import load
+from pipeline.parity.feature_maps import FeatureMaps, feature_maps
 from pipeline.parity.localise import difference
+from pipeline.parity.match_layout import align
 from pipeline.parity.metrics import compare
+from pipeline.parity.moments import moments, same_digits
 from pipeline.parity.runtime_values import BUDGET_BYTES, runtime_values
-from pipeline.records import Metrics, Real, Record
+from pipeline.records import LayerStudyRow, Metrics, Moments, Real, Record
 from targets.float64.call import to_host
 from targets.float64.evaluate import GraphEvaluator, widen
 from targets.reference import OptimizationLevel
@@ -41,14 +44,6 @@ class LayerComparison(Record):
     note: str = ""
 
 
-def moments(value: Array) -> tuple[float, float]:
-    """Mean and variance (of the population) in float64; of an empty array NaN."""
-    if value.size == 0:
-        return float("nan"), float("nan")
-    doubled = value.astype(np.float64)
-    return float(doubled.mean()), float(doubled.var())
-
-
 def compare_layers(
     a: Path,
     b: Path,
@@ -56,6 +51,7 @@ def compare_layers(
     *,
     optimization: tuple[OptimizationLevel, OptimizationLevel] = ("off", "off"),
     budget_bytes: int = BUDGET_BYTES,
+    pictures: list[FeatureMaps] | None = None,
 ) -> Iterator[LayerComparison]:
     """One row for each floating-point tensor that both graphs name, in the order of ``a``.
 
@@ -64,6 +60,7 @@ def compare_layers(
         feeds: one input for both.
         optimization: ONNX Runtime's levels for the two.
         budget_bytes: most bytes of intermediate tensors held for each side.
+        pictures: gets the feature maps of those tensors that are pictures, kept small.
 
     Raises:
         UserError: a file is missing or damaged, or the feeds do not fit.
@@ -83,13 +80,17 @@ def compare_layers(
         right = runtime_values(b, feeds, sizes, optimization=optimization[1], budget_bytes=budget_bytes)
         for (node, expected), (name, x), (_, y) in zip(truth, left, right, strict=True):
             yield _row(node, name, expected, x, y)
+            drawn = feature_maps(name, {"a": x, "b": y}, "a") if pictures is not None else None
+            if pictures is not None and drawn is not None:
+                pictures.append(drawn)
 
 
 def _row(node: ir.Node, name: str, expected: Array, x: Array, y: Array) -> LayerComparison:
-    comparable = x.shape == y.shape and x.size > 0 and bool(np.isfinite(x).all())
-    note = (
-        "" if comparable else "not finite" if x.shape == y.shape else f"shape {list(y.shape)} in the second"
-    )
+    pair = align(x, y)
+    comparable = pair is not None and x.size > 0 and bool(np.isfinite(x).all())
+    note = "" if pair is None else pair.words
+    if not comparable:
+        note = "not finite" if pair is not None else f"shape {list(y.shape)} in the second"
     (mean_a, variance_a), (mean_b, variance_b) = moments(x), moments(y)
     return LayerComparison(
         tensor=name,
@@ -101,14 +102,39 @@ def _row(node: ir.Node, name: str, expected: Array, x: Array, y: Array) -> Layer
         mean_b=mean_b,
         variance_b=variance_b,
         error_a=difference(expected, widen(x)),
-        error_b=difference(expected, widen(y)),
-        metrics=compare(x, y, where=name) if comparable else None,
+        error_b=_error(expected, widen(y)),
+        metrics=compare(pair.reference, pair.got, where=name) if pair is not None and comparable else None,
         note=note,
     )
 
 
-def feature_maps(value: Array, most: int = 8) -> Sequence[Array]:
-    """The first channels of the first example of [N, C, H, W], each [H, W] in float64."""
-    if value.ndim != 4:
-        return ()
-    return tuple(value[0, :most].astype(np.float64))
+def _error(expected: Array, got: Array) -> float:
+    """max|Δ| / range of a tensor in whatever axis order it stands."""
+    pair = align(expected, got)
+    return float("inf") if pair is None else difference(pair.reference, pair.got)
+
+
+def without_counterpart(a: Path, b: Path) -> tuple[str, ...]:
+    """Tensors of ``a`` that ``b`` does not name: layers that are not compared."""
+    first, second = ([v.name for node in load(path).graph for v in node.outputs if v.name] for path in (a, b))
+    there = set(second)
+    return tuple(name for name in first if name not in there)
+
+
+def as_study_row(row: LayerComparison) -> LayerStudyRow:
+    """The row as the report's table of layers shows it, with the sides ``a`` and ``b``."""
+    moments_a = Moments(mean=row.mean_a, variance=row.variance_a)
+    moments_b = Moments(mean=row.mean_b, variance=row.variance_b)
+    digits = same_digits(moments_a, moments_b, "b")
+    return LayerStudyRow(
+        layer=row.node,
+        op=row.op,
+        tensor_before=row.tensor,
+        tensor_after=row.tensor,
+        shape=row.shape,
+        moments={"a": moments_a, "b": moments_b},
+        errors={"a": row.error_a, "b": row.error_b},
+        before_vs_after=row.metrics,
+        digits=(digits,) if digits else (),
+        note=row.note,
+    )

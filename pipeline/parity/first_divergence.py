@@ -63,7 +63,8 @@ def first_divergence(
     Raises:
         UnsupportedModelError: a node cannot be evaluated in float64, or not at all.
     """
-    found = localise(a, b, feeds) or localise_runtime(b, feeds, optimization=optimization)
+    found = localise(a, b, feeds)
+    found = found or localise_runtime(b, feeds, optimization=optimization, reference=a)
     if found is not None and folder is not None:
         write_reproduction(
             found, a if found.level == "graph" else b, b, feeds[found.feed], folder, optimization

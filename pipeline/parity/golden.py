@@ -42,17 +42,28 @@ class Golden:
         return {ZEROS: self.output_for_zeros, RANDOM: self.random_input, FOR_RANDOM: self.output_for_random}
 
 
-def record(session: Session, path: Path, *, seed: int = 0, batch: int = 1) -> Golden:
+def record(
+    session: Session,
+    path: Path,
+    *,
+    seed: int = 0,
+    batch: int = 1,
+    shapes: Mapping[str, tuple[int, ...] | None] | None = None,
+) -> Golden:
     """Run a model on zeros and on a seeded random input, and write both results to ``path``.
+
+    ``shapes``: of inputs whose sizes the model leaves free; -1 stays free.
 
     Raises:
         UserError: the suffix is none of .h5, .hdf5, .npz; a dimension is free; the outputs are not finite.
     """
-    inputs = make.random(session.inputs, seed, batch)
+    _suffix(path)
+    specs = make.with_shapes(session.inputs, shapes or {})
+    inputs = make.random(specs, seed, batch)
     golden = Golden(
         random_input=inputs,
         output_for_random=session.run(inputs),
-        output_for_zeros=session.run(make.zeros(session.inputs, batch)),
+        output_for_zeros=session.run(make.zeros(specs, batch)),
     )
     write_golden(path, golden)
     return golden
@@ -110,6 +121,20 @@ def read_golden(path: Path) -> Golden:
     golden = Golden(sets[RANDOM], sets[FOR_RANDOM], sets[ZEROS])
     _check(golden, str(path))
     return golden
+
+
+def is_golden(path: Path) -> bool:
+    """Whether a file is a golden one: an .npz, or HDF5 with ``OutputForZeros``, which no Keras model has."""
+    suffix = path.suffix.lower()
+    if suffix == ".npz":
+        return True
+    if suffix not in SUFFIXES or not path.is_file():
+        return False
+    try:
+        with _h5py().File(path, "r") as file:
+            return ZEROS in file
+    except (OSError, MissingRuntimeError):
+        return False
 
 
 def check_golden(session: Session, golden: Golden, gate: GateConfig, *, name: str = "model") -> ParityRecord:

@@ -14,6 +14,8 @@ from optim.contract import Array, Outputs
 from optim.heads import Head
 from targets.closeness import LEAST_PROBABILITY
 
+AS_LOGARITHMS = " as log-probabilities"
+
 
 def log_probabilities(probabilities: Array) -> Array:
     """Natural logarithm in float64; NaN where a probability has vanished and says nothing."""
@@ -60,5 +62,6 @@ def _log_pair(name: str, x: Array, y: Array) -> dict[str, tuple[Array, Array]]:
     parted = bool((np.maximum(x, y)[one_sided] > 1e3 * LEAST_PROBABILITY).any())
     if not finite or parted or not clear.any():
         return {name: (x, y)}
-    pairs = {f"{name} as log-probabilities": (left[clear], right[clear])}
-    return pairs if clear.all() else pairs | {name: (x, y)}
+    if clear.all():
+        return {f"{name}{AS_LOGARITHMS}": (left, right)}
+    return {f"{name}{AS_LOGARITHMS}": (left[clear], right[clear]), name: (x, y)}

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
@@ -78,7 +79,51 @@ def layer_map(
     before = {v.name: v for node in converted.graph for v in node.outputs if v.name}
     ends = {name for layer in layers for name in layer.outputs}
     carriers = _carriers(optimized)
-    return tuple(_row(layer, before, ends, carriers) for layer in layers)
+    hidden = merged_at_conversion(layers, converted)
+    ends |= {v.name for node, last in hidden.values() if last for v in node.outputs if v.name}
+    return tuple(_row(layer, before, ends, carriers, hidden.get(layer.name)) for layer in layers)
+
+
+Hidden: TypeAlias = tuple[ir.Node, bool]
+
+
+def merged_at_conversion(layers: Sequence[AnyLayer], converted: ir.Model) -> dict[str, Hidden]:
+    """Layers without a tensor of their own: the node that reads their weights; whether its result is theirs.
+
+    The converter has folded them into one node (a batch norm into a convolution) and named it anew, but its
+    constants still carry the layers' scopes. Of the layers that share a node the last one has its result.
+    """
+    suffix = _scope_suffix(layers)
+    by_scope: dict[str, ir.Node] = {}
+    for node in converted.graph:
+        for value in node.inputs:
+            if value is not None and value.name and constant_tensor_of(value) is not None:
+                for scope in value.name.split("/")[:-1]:
+                    by_scope.setdefault(scope, node)
+    found: dict[str, Hidden] = {}
+    last: dict[int, str] = {}
+    for layer in layers:
+        holder = by_scope.get(f"{layer.name}{suffix}") if not layer.outputs and layer.weights else None
+        if holder is not None:
+            found[layer.name] = (holder, False)
+            last[id(holder)] = layer.name
+    named = {name for layer in layers for name in layer.outputs}
+    for layer_name in last.values():
+        node = found[layer_name][0]
+        found[layer_name] = (node, not any(v.name in named for v in node.outputs))
+    return found
+
+
+def _scope_suffix(layers: Sequence[AnyLayer]) -> str:
+    """What the framework puts behind a layer's name in its tensors' scopes: mostly nothing, or ``_1``."""
+    seen = Counter(
+        scope[len(layer.name) :]
+        for layer in layers
+        for tensor in layer.outputs[:1]
+        for scope in tensor.split("/")[:-1]
+        if scope.startswith(layer.name) and scope[len(layer.name) :].strip("_0123456789") == ""
+    )
+    return seen.most_common(1)[0][0] if seen else ""
 
 
 def parameter_total(layers: Iterable[AnyLayer]) -> int:
@@ -101,9 +146,15 @@ def _row(
     before: Mapping[str, ir.Value],
     ends: set[str],
     carriers: Mapping[str, list[ir.Node]],
+    hidden: Hidden | None,
 ) -> LayerMapRow:
     present = [name for name in layer.outputs if name in before]
-    nodes = _nodes_between([before[name] for name in present], ends - set(layer.outputs))
+    if hidden is not None:
+        holder, has_result = hidden
+        present = [v.name for v in holder.outputs if v.name] if has_result else []
+        nodes = [holder]
+    else:
+        nodes = _nodes_between([before[name] for name in present], ends - set(layer.outputs))
     after = _distinct(
         carrier for name in present for carrier in carriers.get(name, ()) if carrier is not None
     )
@@ -111,7 +162,7 @@ def _row(
     after = _distinct([*own, *after])
     tensor_after = _carrying_tensor(present, after)
     shapes = [tuple(shape) for _, shape in layer.weights]
-    padding = _padding_in_numbers(nodes)
+    padding = _padding_in_numbers(nodes) if hidden is None or layer.padding else ""
     return LayerMapRow(
         layer=layer.name,
         op=layer.op,
@@ -128,7 +179,7 @@ def _row(
             _weight_row(name, tuple(shape), shapes.count(tuple(shape)), nodes, after)
             for name, shape in layer.weights
         ),
-        note=_note(layer, present, tensor_after, after),
+        note=_note(layer, present, tensor_after, after, nodes),
     )
 
 
@@ -140,8 +191,16 @@ def _shown(node: ir.Node) -> str:
     return f"{node.op_type} {label(node)}"
 
 
-def _note(layer: AnyLayer, present: list[str], tensor_after: str, after: list[ir.Node]) -> str:
+def _note(
+    layer: AnyLayer, present: list[str], tensor_after: str, after: list[ir.Node], nodes: Sequence[ir.Node]
+) -> str:
     if not present:
+        if nodes:
+            return f"merged into {_shown(nodes[-1])} at conversion"
+        if layer.op in ("InputLayer", "Placeholder"):
+            return "input"
+        if "Padding" in layer.op:
+            return "merged into the padding of the next layer at conversion"
         return "inference does nothing here" if layer.op == "Dropout" else "no tensor of its own in the graph"
     if tensor_after in present:
         return ""

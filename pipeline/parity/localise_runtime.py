@@ -12,12 +12,14 @@ import onnx_ir as ir
 
 from optim.contract import Array, Feeds
 from optim.facts import label
-from pipeline.parity.cause import classify_runtime
+from pipeline.config import GateConfig
+from pipeline.parity.cause_runtime import classify_runtime
 from pipeline.parity.localise import OUTPUT_NOISE, Divergence, difference
 from pipeline.parity.runtime_values import runtime_values
+from pipeline.parity.verdict import SOURCE_ERROR_SLACK
 from targets.float64.call import to_host
 from targets.float64.evaluate import GraphEvaluator, widen
-from targets.reference import OptimizationLevel, Provider
+from targets.reference import Float64Session, OptimizationLevel, OrtSession, Provider, written
 
 # Where an error can arise or come to light by cancellation. Other operators only pass on what they are given:
 # a steep one (Softmax, Exp) makes it larger, which is its nature and no fault.
@@ -39,8 +41,12 @@ def localise_runtime(
     optimization: OptimizationLevel = "off",
     threads: int = 1,
     providers: Sequence[Provider] = ("CPUExecutionProvider",),
+    reference: ir.Model | None = None,
 ) -> Divergence | None:
     """The first tensor that a runtime computes beyond noise; None where all outputs stay within the gate.
+
+    ``reference``: a model whose own plain float32 run tells what rounding alone does on these feeds; an error
+    of no more than twice that is none of the model's.
 
     Raises:
         UnsupportedModelError: the model cannot be run, or not in float64.
@@ -49,12 +55,25 @@ def localise_runtime(
     outputs = {v.name for v in model.graph.outputs}
     for name, feed in feeds.items():
         errors = tensor_errors(evaluator, feed, optimization, threads, providers)
-        if all(errors[o] <= OUTPUT_NOISE for o in outputs if o in errors):
+        worst = max((errors[o] for o in outputs if o in errors), default=0.0)
+        if worst <= OUTPUT_NOISE:
+            continue
+        if reference is not None and worst <= _allowed(reference, feed):
             continue
         node = _origin(model, errors)
         if node is not None:
             return _explain(node, evaluator, errors, feed, name, optimization, threads, providers)
     return None
+
+
+def _allowed(reference: ir.Model, feed: Feeds) -> float:
+    """Twice the worst error of the reference's own float32 run, and a little."""
+    with np.errstate(all="ignore"):
+        truth = Float64Session(reference).run(feed)
+    with written(reference) as path, OrtSession(path, optimization="off") as session:
+        got = session.run(feed)
+    own = max((difference(truth[name], widen(got[name])) for name in truth), default=0.0)
+    return GateConfig().source_error_factor * own + SOURCE_ERROR_SLACK if np.isfinite(own) else 0.0
 
 
 def tensor_errors(

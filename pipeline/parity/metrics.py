@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 
 from optim.errors import UserError
-from pipeline.records import Metrics
+from pipeline.records import Metrics, WorstElement
 from targets.float64.call import to_host
 from targets.float64.windows import Array, Module
 
@@ -108,12 +108,12 @@ def cosine(reference: Array, got: Array) -> float:
     return max(-1.0, min(1.0, product))
 
 
-def median_ulp(reference: Array, got: Array) -> float:
-    """Median of |reference - got| in units in the last place of the coarser dtype."""
+def median_ulp(reference: Array, got: Array, unit: str | None = None) -> float:
+    """Median of |reference - got| in units in the last place of the coarser dtype; ``unit`` counts too."""
     if not _finite(got):
         return math.inf
     xp = module_of(reference)
-    names = [a.dtype.name for a in (reference, got) if a.dtype.name in FRACTION_BITS]
+    names = [n for n in (unit, reference.dtype.name, got.dtype.name) if n in FRACTION_BITS]
     if not names:  # integers: the unit is one
         return float(xp.median(_difference(reference, got)))
     coarse = min(names, key=FRACTION_BITS.__getitem__)
@@ -139,6 +139,23 @@ def nan_count(array: Array) -> int:
 def inf_count(array: Array) -> int:
     """Number of +inf and -inf."""
     return int(module_of(array).isinf(doubled(array)).sum())
+
+
+def worst_elements(reference: Array, got: Array, most: int = 3) -> tuple[WorstElement, ...]:
+    """The elements farthest apart, worst first; those that are equal are none."""
+    a, b = doubled(to_host(reference)), doubled(to_host(got))
+    with np.errstate(invalid="ignore"):
+        distance = np.nan_to_num(np.abs(a - b), nan=np.inf, posinf=np.inf).ravel()
+    chosen = np.argsort(-distance, kind="stable")[:most]
+    return tuple(
+        WorstElement(
+            index=tuple(int(n) for n in np.unravel_index(i, a.shape)),
+            reference=float(a.ravel()[i]),
+            got=float(b.ravel()[i]),
+        )
+        for i in chosen
+        if distance[i] > 0
+    )
 
 
 # --- classes -------------------------------------------------------------------------------------
@@ -221,8 +238,10 @@ def _numeric_kind(array: Array) -> str:
     return {"i": "integer", "u": "integer", "b": "bool"}.get(array.dtype.kind, "other")
 
 
-def compare(reference: Any, got: Any, *, where: str = "") -> Metrics:
+def compare(reference: Any, got: Any, *, where: str = "", unit: str | None = None) -> Metrics:
     """All metrics of ``got`` against ``reference``.
+
+    ``unit``: the dtype whose spacing is the unit in the last place, where the arrays were widened.
 
     Raises:
         UserError: shapes or kinds of dtype differ, nothing to compare, or the reference is not finite.
@@ -241,7 +260,7 @@ def compare(reference: Any, got: Any, *, where: str = "") -> Metrics:
         rms=rms(reference, got),
         snr_db=snr_db(reference, got),
         cosine=cosine(reference, got),
-        median_ulp=median_ulp(reference, got),
+        median_ulp=median_ulp(reference, got, unit),
         max_relative_clipped=max_relative_clipped(reference, got),
         nan_count=nan_count(got),
         inf_count=inf_count(got),

@@ -15,7 +15,7 @@ from optim.contract import Feeds, Outputs
 from optim.heads import Head, saturating_heads
 from optim.model import load
 from pipeline.config import GateConfig
-from pipeline.parity.heads import comparable
+from pipeline.parity.heads import AS_LOGARITHMS, comparable
 from pipeline.parity.metrics import max_abs_over_range
 from pipeline.parity.verdict import SOURCE_ERROR_SLACK
 from targets.reference import OptimizationLevel, OrtSession
@@ -93,7 +93,7 @@ def _measure(
 def distance(truth: Outputs, run: Outputs, heads: Mapping[str, Head], names: tuple[str, ...]) -> float:
     """Worst max|Δ| / range of a run from the truth, saturating outputs looked at before saturation."""
     pairs = comparable(truth, run, heads, heads, names)
-    steep = {name for name in names if f"{name} as log-probabilities" in pairs}
+    steep = {name for name in names if f"{name}{AS_LOGARITHMS}" in pairs}
     errors = [
         max_abs_over_range(expected, value)
         for what, (expected, value) in pairs.items()

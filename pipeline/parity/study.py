@@ -17,7 +17,17 @@ from optim.errors import UnsupportedModelError, UserError
 from optim.heads import saturating_heads
 from optim.model import load
 from pipeline.config import GateConfig, ParityConfig
-from pipeline.feeds import Dataset, batch_size, batches, edge_cases, free_batch, random, ranges_of, zeros
+from pipeline.feeds import (
+    Dataset,
+    batch_size,
+    batches,
+    edge_cases,
+    free_batch,
+    random,
+    ranges_of,
+    with_shapes,
+    zeros,
+)
 from pipeline.parity.compare import Contender, Question, Truth, compare_pair, compare_three, evaluate_truth
 from pipeline.parity.first_divergence import first_divergence
 from pipeline.parity.runtime_choice import RuntimeChoice, choose_optimization, distance
@@ -38,8 +48,11 @@ def study(
     progress: Progress = no_progress,
     *,
     threads: int = 1,
+    divergence: Path | None = None,
 ) -> ParityRecord:
     """Compare the source, the converted and the optimised model on all feeds.
+
+    Where they part, the smallest models that show it go to the folder ``divergence``.
 
     The converted model runs in ONNX Runtime with its optimisations off; the optimised one at the fastest
     level that stays near the float64 truth.
@@ -90,15 +103,15 @@ def study(
         comparisons += rows
     before.session.close()
     after.session.close()
-    divergence = None
+    found = None
     failed = {c.feed: feeds[c.feed] for c in comparisons if not c.passed and c.feed in feeds}
     if failed and any(c.question == "before_vs_after" and not c.passed for c in comparisons):
         progress("looking for the first divergence", 0.95)
-        divergence = _diverge(load(converted), load(optimized), failed, level, notices)
+        found = _diverge(load(converted), load(optimized), failed, level, notices, divergence)
     progress("parity", 1.0)
     settings = runtime_settings(before.session, after.session, choice, bool(truths))
     seconds = time.perf_counter() - started
-    return summary(comparisons, accuracies, config.gate, settings, notices, reasons, seconds, divergence)
+    return summary(comparisons, accuracies, config.gate, settings, notices, reasons, seconds, found)
 
 
 def compare_models(
@@ -111,10 +124,12 @@ def compare_models(
     question: Question = "reference_vs_artefact",
     truth: Float64Session | None = None,
     models: tuple[ir.Model, ir.Model] | None = None,
+    folder: Path | None = None,
 ) -> ParityRecord:
     """Compare two models on given feeds; ``a`` is the reference.
 
-    ``models``: the ONNX graphs behind the two, where there are any: then a failure is traced to its node.
+    ``models``: the ONNX graphs behind the two, where there are any: then a failure is traced to its node, and
+    the smallest models that show it go to ``folder``.
 
     Raises:
         UserError: inputs or outputs differ in name, count, dtype or shape; the reference is not finite;
@@ -122,11 +137,12 @@ def compare_models(
     """
     started = time.perf_counter()
     check_signatures(names[0], a, names[1], b, dtypes=True)
-    left, right = Contender(names[0], a), Contender(names[1], b)
+    heads = ({}, {}) if models is None else tuple(saturating_heads(model) for model in models)
+    left, right = Contender(names[0], a, heads[0]), Contender(names[1], b, heads[1])
     outputs = tuple(o.name for o in b.outputs)
     notices: list[str] = []
     comparisons: list[ComparisonRecord] = []
-    truths = evaluate_truth(truth, feeds, {}, notices) if truth is not None else {}
+    truths = evaluate_truth(truth, feeds, heads[0], notices) if truth is not None else {}
     for label, feed in feeds.items():
         comparisons += compare_pair(
             question, label, outputs, left, right, a.run(feed), b.run(feed), gate, truths.get(label)
@@ -137,7 +153,7 @@ def compare_models(
         for k, v in getattr(s, "settings", {}).items()
     }
     failed = {c.feed: feeds[c.feed] for c in comparisons if not c.passed}
-    divergence = _diverge(*models, failed, "off", notices) if models is not None and failed else None
+    divergence = _diverge(*models, failed, "off", notices, folder) if models is not None and failed else None
     return summary(comparisons, (), gate, settings, notices, [], time.perf_counter() - started, divergence)
 
 
@@ -147,23 +163,31 @@ def _diverge(
     feeds: Mapping[str, Feeds],
     level: OptimizationLevel,
     notices: list[str],
+    folder: Path | None,
 ) -> DivergenceRecord | None:
     """Where the two part; None, with a notice, where that cannot be found out."""
     try:
-        found = first_divergence(a, b, feeds, optimization=level)
+        found = first_divergence(a, b, feeds, optimization=level, folder=folder)
     except UnsupportedModelError as error:
         notices.append(f"the first divergence cannot be found: {error.what}")
         return None
     if found is None:
         notices.append("no single tensor parts beyond the noise: the difference is spread over the network")
         return None
-    notices.append(f"first divergence at {found.tensor}: {found.cause.value}. {found.detail}")
-    return found.record()
+    return found.record().model_copy(update={"folder": "" if folder is None else str(folder)})
 
 
-def feeds_for(a: Session, config: ParityConfig, dataset: Dataset | None = None) -> dict[str, Feeds]:
-    """The feeds of a comparison without a config: synthetic ones, and the data in whole where given."""
-    specs = concrete_specs(a.inputs, dataset)
+def feeds_for(
+    a: Session,
+    config: ParityConfig,
+    dataset: Dataset | None = None,
+    shapes: Mapping[str, tuple[int, ...] | None] | None = None,
+) -> dict[str, Feeds]:
+    """The feeds of a comparison without a config: synthetic ones, and the data in whole where given.
+
+    ``shapes``: of inputs whose sizes the model leaves free; -1 stays free.
+    """
+    specs = concrete_specs(with_shapes(a.inputs, shapes or {}), dataset)
     feeds = synthetic_feeds(specs, config, dataset)
     if dataset is not None:
         for batch in batches(dataset, specs, DATA_BATCH):

@@ -120,7 +120,11 @@ def class_results(
         agreement = metrics.top1_agreement(runs[0][name], run[name])
         records.append(
             AccuracyRecord(
-                contender=contender.name, examples=dataset.examples, accuracy=scored, top1_agreement=agreement
+                contender=contender.name,
+                examples=dataset.examples,
+                accuracy=scored,
+                top1_agreement=agreement,
+                top5_agreement=metrics.topk_agreement(runs[0][name], run[name], k=5),
             )
         )
         if agreement < gate.top1_agreement:

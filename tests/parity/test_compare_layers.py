@@ -6,7 +6,9 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
-from pipeline.parity.compare_layers import compare_layers, feature_maps, moments
+from pipeline.parity.compare_layers import as_study_row, compare_layers
+from pipeline.parity.feature_maps import FeatureMaps
+from pipeline.parity.moments import moments
 from pipeline.parity.runtime_values import grouped, runtime_values
 from targets.reference import OrtSession
 
@@ -62,9 +64,39 @@ def test_runtime_values_of_a_model_in_memory():
     assert values["logits:0"].shape == values["y"].shape == (1, 10)
 
 
-def test_moments_and_maps():
+def test_moments_of_little_and_nothing():
     assert moments(np.array([1.0, 3.0])) == (2.0, 1.0)
     assert np.isnan(moments(np.zeros(0))).all()
-    maps = feature_maps(np.arange(24).reshape(1, 6, 2, 2), most=2)
-    assert [m.tolist() for m in maps] == [[[0, 1], [2, 3]], [[4, 5], [6, 7]]]
-    assert feature_maps(np.zeros((2, 3))) == ()
+
+
+def test_pictures_are_collected_on_the_way(pair):
+    pictures: list[FeatureMaps] = []
+    rows = list(compare_layers(*pair, FEED, pictures=pictures))
+    assert 0 < len(pictures) < len(rows)
+    assert set(pictures[0].sides) == {"a", "b"}
+
+
+def test_a_tensor_in_another_layout_is_compared_and_said_to_be(tmp_path, pair):
+    """A pass may keep a name and turn the axes; the next reader turns them back."""
+    model = ir.load(pair[0])
+    conv = next(n for n in model.graph if n.op_type == "Conv")
+    name = conv.outputs[0].name
+    conv.outputs[0].name = "inner"
+    users = list(conv.outputs[0].uses())
+    turned = ir.node("Transpose", [conv.outputs[0]], {"perm": (0, 2, 3, 1)}, outputs=[ir.Value(name=name)])
+    back = ir.node("Transpose", [turned.outputs[0]], {"perm": (0, 3, 1, 2)}, outputs=[ir.Value(name="back")])
+    model.graph.insert_after(conv, [turned, back])
+    for node, index in users:
+        node.replace_input_with(index, back.outputs[0])
+    ir.save(model, tmp_path / "turned.onnx")
+    row = next(r for r in compare_layers(pair[0], tmp_path / "turned.onnx", FEED) if r.tensor == name)
+    assert row.note == "axes 0, 3, 1, 2"
+    assert row.metrics is not None
+    assert row.metrics.max_abs == 0
+    assert row.error_b == row.error_a
+
+
+def test_rows_for_the_report(pair):
+    rows = [as_study_row(row) for row in compare_layers(*pair, FEED)]
+    assert set(rows[0].moments) == {"a", "b"}
+    assert any(row.digits for row in rows)  # a weight is off by one percent

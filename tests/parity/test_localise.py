@@ -11,15 +11,16 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
+from benchmarks.plant_faults import FAULTS, Fault, plant, sketches_for
 from optim.recipes import recipe_of
 from optim.schedule import optimize
 from pipeline.parity.cause import Cause, round_fraction
 from pipeline.parity.first_divergence import cut, first_divergence
 from pipeline.parity.localise import OUTPUT_NOISE, difference, outputs_agree
+from pipeline.parity.localise_runtime import localise_runtime
 from targets.float64.evaluate import GraphEvaluator, widen
 from targets.reference import Float64Session, OrtSession
 
-from .faults import FAULTS, Fault, plant
 from .networks import NETWORKS, classifier, mobile
 
 PASSES = (
@@ -58,7 +59,7 @@ def score(seeds: range, *, through_optimizer: bool) -> dict[Cause, list[tuple[bo
             for fault in FAULTS:
                 if through_optimizer and fault.cause in RUNTIME:
                     continue
-                planted = plant(model, fault, np.random.default_rng(seed))
+                planted = plant(model, fault, np.random.default_rng(seed), sketches_for(model, feed))
                 if planted is None:
                     continue
                 faulty = optimised(planted.model) if through_optimizer else planted.model
@@ -194,7 +195,7 @@ def test_faults_in_trained_networks(corpus):
             if fault.cause in RUNTIME:
                 continue
             try:
-                planted = plant(model, fault, np.random.default_rng(5))
+                planted = plant(model, fault, np.random.default_rng(5), sketches_for(model, feed))
             except (AttributeError, KeyError, ValueError):  # the planter does not know this form of the node
                 continue
             if planted is None or not has_effect(model, planted.model, fault, feed):
@@ -206,3 +207,78 @@ def test_faults_in_trained_networks(corpus):
     assert total >= 3
     assert right >= 0.95 * total
     assert named >= 0.8 * total
+
+
+def in_other_layout(model: ir.Model) -> ir.Model:
+    """The same function: the flattened picture stands in the other layout, and the dense rows follow it."""
+    turned = model.clone()
+    flatten = next(n for n in turned.graph if n.op_type == "Flatten")
+    dense = next(n for n in turned.graph if n.op_type == "Gemm")
+    move = ir.node("Transpose", [flatten.inputs[0]], {"perm": (0, 2, 3, 1)}, outputs=[ir.Value(name="moved")])
+    turned.graph.insert_before(flatten, [move])
+    flatten.replace_input_with(0, move.outputs[0])
+    weight = dense.inputs[1].const_value.numpy()
+    rows = weight.reshape(8, 4, 4, -1).transpose(1, 2, 0, 3).reshape(weight.shape)
+    dense.replace_input_with(1, stored(turned, "rows", rows))
+    return turned
+
+
+def stored(model: ir.Model, name: str, array: np.ndarray) -> ir.Value:
+    value = ir.Value(name=name, const_value=ir.tensor(np.ascontiguousarray(array), name=name))
+    model.graph.register_initializer(value)
+    return value
+
+
+def test_a_change_of_layout_on_purpose_is_no_fault():
+    model = classifier()
+    assert first_divergence(model, in_other_layout(model), {"random": feed_of(model, 0)}) is None
+
+
+def test_a_fault_behind_a_change_of_layout_is_found_where_it_is():
+    model = classifier()
+    faulty = in_other_layout(model)
+    dense = next(n for n in faulty.graph if n.op_type == "Gemm")
+    narrow = round_fraction(dense.inputs[1].const_value.numpy(), 10).astype(np.float32)
+    dense.replace_input_with(1, stored(faulty, "narrow", narrow))
+    found = first_divergence(model, faulty, {"random": feed_of(model, 0)})
+    assert found is not None
+    assert (found.tensor, found.cause) == (dense.outputs[0].name, Cause.TF32)
+
+
+def test_a_change_of_layout_that_nothing_undoes_is_the_fault():
+    model = classifier()
+    faulty = in_other_layout(model)
+    first, second = (next(n for n in m.graph if n.op_type == "Gemm") for m in (model, faulty))
+    weight = first.inputs[1].const_value.numpy()
+    second.replace_input_with(1, stored(faulty, "as_before", weight))
+    found = first_divergence(model, faulty, {"random": feed_of(model, 0)})
+    assert found is not None
+    flatten = next(n for n in faulty.graph if n.op_type == "Flatten")
+    assert (found.node, found.cause) == (flatten.name, Cause.AXIS)
+
+
+def test_what_rounding_does_to_the_reference_too_is_no_fault():
+    """A graph whose own terms cancel misses the gate in float32 on both sides alike."""
+    model = classifier()
+    fault = next(f for f in FAULTS if f.cause == Cause.REDUCTION)
+    planted = plant(model, fault, np.random.default_rng(0))
+    assert planted is not None
+    feeds = {"random": feed_of(model, 0)}
+    assert localise_runtime(planted.model, feeds) is not None
+    assert localise_runtime(planted.model, feeds, reference=model) is not None
+    assert localise_runtime(planted.model, feeds, reference=planted.model) is None
+    assert first_divergence(planted.model, planted.model.clone(), feeds) is None
+
+
+def test_padding_said_otherwise_is_no_cause():
+    """SAME_UPPER on one side and the same numbers on the other: the weights are what differs."""
+    model = classifier()
+    faulty = model.clone()
+    node = next(n for n in faulty.graph if n.op_type == "Conv" and "auto_pad" in n.attributes)
+    del node.attributes["auto_pad"]
+    node.attributes["pads"] = ir.AttrInt64s("pads", [0, 0, 1, 1])
+    narrow = round_fraction(node.inputs[1].const_value.numpy(), 10).astype(np.float32)
+    node.replace_input_with(1, stored(faulty, "narrow", narrow))
+    found = first_divergence(model, faulty, {"random": feed_of(model, 0)})
+    assert found is not None
+    assert (found.node, found.cause) == (node.name, Cause.TF32)

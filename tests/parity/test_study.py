@@ -117,7 +117,19 @@ def test_a_changed_optimised_model_is_found(paths, tmp_path):
     reader = next(n for n in model.graph if any(v.name == "weight_1" for v in n.inputs))
     assert record.first_divergence is not None
     assert record.first_divergence.node == reader.name
-    assert any("first divergence at" in notice for notice in record.notices)
+    assert record.first_divergence.detail
+    assert record.first_divergence.feed in {c.feed for c in record.comparisons if not c.passed}
+
+
+def test_the_smallest_models_that_part_are_written_where_asked(paths, tmp_path):
+    model = classifier()
+    bias = model.graph.initializers["weight_1"]
+    bias.const_value = ir.tensor(bias.const_value.numpy() * np.float32(1.01), name="weight_1")
+    wrong = saved(model, tmp_path, "wrong")
+    record = study(Rounded(paths[0]), paths[0], wrong, None, CONFIG, divergence=tmp_path / "part")
+    assert record.first_divergence is not None
+    assert record.first_divergence.folder == str(tmp_path / "part")
+    assert (tmp_path / "part" / "reproduce.py").is_file()
 
 
 def test_a_source_that_names_other_classes_is_found(paths):

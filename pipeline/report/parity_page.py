@@ -1,0 +1,55 @@
+"""The page of one comparison: verdicts, layers, pictures, worst elements."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from types import SimpleNamespace
+
+from markupsafe import Markup
+
+from optim.errors import UserError
+from pipeline.parity.feature_maps import FeatureMaps
+from pipeline.records import ParityRecord, ParitySummary
+from pipeline.report.headline import QUESTIONS
+from pipeline.report.pages import TEMPLATES, growth_plot, html_environment, write_whole
+from pipeline.report.parity_plots import pictures
+
+
+def render_parity(record: ParityRecord, maps: Sequence[FeatureMaps], out_dir: Path, title: str) -> Path:
+    """Write ``parity.html`` and ``parity.json`` into ``out_dir``; returns the page.
+
+    Raises:
+        UserError: the folder cannot be written.
+    """
+    facts = {
+        "r": SimpleNamespace(parity_detail=record, parity=summaries(record)),
+        "title": title,
+        "questions": QUESTIONS,
+        "growth_plot": growth_plot(record),
+        "pictures": pictures(maps),
+        "style": Markup((TEMPLATES / "style.css").read_text(encoding="utf-8")),  # our own file
+    }
+    page = html_environment().get_template("parity_page.html.j2").render(facts)
+    try:
+        out_dir.mkdir(parents=True, exist_ok=True)
+        write_whole(out_dir / "parity.json", record.model_dump_json(indent=1) + "\n")
+        return write_whole(out_dir / "parity.html", page)
+    except OSError as error:
+        raise UserError(f"cannot write the report: {error.strerror}", where=str(out_dir)) from error
+
+
+def summaries(record: ParityRecord) -> tuple[ParitySummary, ...]:
+    """One line a question."""
+    lines = []
+    for question in dict.fromkeys(one.question for one in record.comparisons):
+        asked = [one for one in record.comparisons if one.question == question]
+        lines.append(
+            ParitySummary(
+                question=question,
+                passed=all(one.passed for one in asked),
+                worst_max_abs_over_range=max(one.metrics.max_abs_over_range for one in asked),
+                worst_snr_db=min(one.metrics.snr_db for one in asked),
+            )
+        )
+    return tuple(lines)
