@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from optim import errors
-from optim.contract import Feeds
+from optim.contract import Feeds, Outputs
 from optim.errors import FairleadError, InternalError, UserError
 from pipeline.bench.contender import Contender, Opened, Usage
 from pipeline.bench.worker import TIMINGS, thread_environment
@@ -93,6 +93,16 @@ class Child:
     def run(self, runs: int, *, settle: int = 0) -> NDArray[np.int64]:
         """Nanoseconds of ``runs`` calls, [runs], after ``settle`` calls that are not timed."""
         return self._timings({"do": "run", "runs": runs, "settle": settle})
+
+    def outputs(self, feeds: Feeds) -> Outputs:
+        """What the model answers to ``feeds``, by output name, from the very call that is timed."""
+        with tempfile.TemporaryDirectory() as folder:
+            given, answered = Path(folder) / "feeds.npz", Path(folder) / "outputs.npz"
+            np.savez(given, **feeds)  # type: ignore[arg-type]  # numpy types the keywords as its own options
+            self._ask({"do": "feeds", "path": str(given)}, RUN_LIMIT_S)
+            self._ask({"do": "outputs", "path": str(answered)}, RUN_LIMIT_S)
+            with np.load(answered, allow_pickle=False) as arrays:
+                return {name: arrays[name] for name in arrays.files}
 
     def scenario(self, settings: dict[str, Any]) -> tuple[NDArray[np.int64], int]:
         """Run a load scenario: nanoseconds of each query, [queries], and of the whole."""

@@ -3,32 +3,38 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from optim.contract import TensorSpec
 from pipeline.sources.contract import ConvertRequest
 
+OrtLevel: TypeAlias = Literal["off", "basic", "extended", "all"]
+"""ONNX Runtime's own graph optimisation; only "all" also blocks the layout of convolutions."""
+Kind: TypeAlias = Literal["source", "onnx", "openvino", "busy_wait"]
+
 
 class Contender(BaseModel):
     """A model and how it is opened.
 
     ``source`` is opened in its own framework by ``pipeline.sources.open_native(request)``; ``onnx`` by ONNX
-    Runtime (``targets.reference.OrtSession``); ``busy_wait`` spins for ``model`` microseconds and tells the
-    cost of the measuring itself.
+    Runtime; ``openvino`` is an ONNX file in OpenVINO's CPU plugin at float32; ``busy_wait`` spins for
+    ``model`` microseconds and tells the cost of the measuring itself. ``io_binding`` (ONNX Runtime only)
+    keeps inputs and outputs in buffers that are bound once.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: str
-    kind: Literal["source", "onnx", "busy_wait"]
+    kind: Kind
     model: str
     request: ConvertRequest | None = None
-    optimization: Literal["off", "basic", "extended", "all"] = "all"
+    optimization: OrtLevel = "all"
     threads: Annotated[int, Field(gt=0)] = 1
     allow_spinning: bool = False
-    device: Literal["cpu"] = "cpu"
+    io_binding: bool = False
+    device: Literal["cpu", "cuda"] = "cpu"
 
     def file_bytes(self) -> int:
         """Size of the file, with its external data, or of all files of the folder."""

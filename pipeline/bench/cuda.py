@@ -12,91 +12,16 @@ from itertools import product
 from typing import Final, Literal, Protocol
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict
 
 from optim.contract import Feeds
 from optim.errors import FairleadError, UserError
+from pipeline.bench.records import CudaRecord, CudaResult, CudaSettings, LaunchGap, Timing
 from pipeline.bench.stats import Floats, median
 from pipeline.sources.contract import Progress, no_progress
 
 LEAST_ENERGY_WINDOW_S: Final = 5.0  # NVML's counter moves in steps of up to 100 ms and 1 % noise
 ROTATE_BEYOND: Final = 2.0  # input sets together, as a multiple of the L2 cache
 MOST_SETS: Final = 64
-
-
-class CudaSettings(BaseModel):
-    """One cell of the matrix."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    tf32: bool = False  # stated always: the runtime's own default is on
-    layout: Literal["NCHW", "NHWC"] = "NCHW"
-    graph: bool = False  # replay a captured CUDA graph
-    bound: bool = True  # inputs and outputs stay on the device; False: session.run on NumPy arrays
-
-    @property
-    def title(self) -> str:
-        parts = ["TF32" if self.tf32 else "TF32 off", self.layout]
-        parts += ["graph"] if self.graph else []
-        return ", ".join([*parts, "bound" if self.bound else "plain session.run"])
-
-
-class Timing(BaseModel):
-    """A median with its interval, in milliseconds."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    median_ms: float
-    interval_ms: tuple[float, float] | None
-    samples: int
-
-
-class CudaResult(BaseModel):
-    """One model, precision, batch and cell. None: not measured in this cell; never zero in its place."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    model: str
-    batch: int
-    settings: CudaSettings
-    session_creation_ms: float
-    first_run_ms: float
-    gpu: Timing | None = None  # by events round the run on its own stream
-    host: Timing  # until the results are there, on the host's clock
-    host_to_device_pageable: Timing | None = None
-    host_to_device_pinned: Timing | None = None
-    device_to_host: Timing | None = None
-    end_to_end_pageable_ms: float | None = None  # host-to-device + run + device-to-host, of the medians
-    end_to_end_pinned_ms: float | None = None
-    input_sets: int  # rotated, together larger than the L2 cache
-    device_memory_mib: float
-    energy_mj: float | None = None  # per inference call
-    energy_note: str = ""
-
-
-class LaunchGap(BaseModel):
-    """What launching kernels one by one costs: GPU time without the graph less GPU time with it."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    batch: int
-    tf32: bool
-    layout: str
-    gap_ms: float
-
-
-class CudaRecord(BaseModel):
-    """A matrix, or the plain statement that it was not measured."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    stage: Literal["cuda"] = "cuda"
-    status: Literal["measured", "not measured"]
-    reason: str = ""  # why not measured
-    device: str = ""
-    results: tuple[CudaResult, ...] = ()
-    launch_gaps: tuple[LaunchGap, ...] = ()
-    failed: tuple[str, ...] = ()  # cells that could not run, with the runtime's words
 
 
 class BoundModel(Protocol):
@@ -153,14 +78,35 @@ class Device(Protocol):
     def clock_s(self) -> float: ...
 
 
-def matrix(*, bound_only: bool = False) -> tuple[CudaSettings, ...]:
-    """All cells; a graph needs bound buffers."""
-    cells = product((False, True), ("NCHW", "NHWC"), (False, True), (True,) if bound_only else (True, False))
-    return tuple(
-        CudaSettings.model_validate({"tf32": t, "layout": lay, "graph": g, "bound": b})
+def matrix(
+    *, bound_only: bool = False, precision: Literal["fp32", "fp16"] = "fp32", tensorrt: bool = False
+) -> tuple[CudaSettings, ...]:
+    """All cells of a model file of one precision; a graph needs bound buffers.
+
+    The last ones are the baselines: the package as it installs, and ``torch.compile``; the runs of fp16 have
+    no TF32.
+    """
+    kinds = (False, True) if precision == "fp32" else (False,)
+    cells = product(kinds, ("NCHW", "NHWC"), (False, True), (True,) if bound_only else (True, False))
+    made = [
+        CudaSettings.model_validate(
+            {"tf32": t, "layout": lay, "graph": g, "bound": b, "precision": precision}
+        )
         for t, lay, g, b in cells
         if b or not g
+    ]
+    if bound_only:
+        return tuple(made)
+    if tensorrt:
+        made.append(
+            CudaSettings(runtime="tensorrt", precision=precision, graph=True, tf32=precision == "fp32")
+        )
+    if precision == "fp32":
+        made.append(CudaSettings(stock=True, bound=False, tf32=True))
+    made.append(
+        CudaSettings(runtime="torch.compile", graph=True, precision=precision, tf32=precision == "fp32")
     )
+    return tuple(made)
 
 
 def provider_options(settings: CudaSettings, stream: int | None = None) -> dict[str, str]:
@@ -244,13 +190,21 @@ def launch_gaps(results: Sequence[CudaResult]) -> tuple[LaunchGap, ...]:
     for r in results:
         other = eager.get(_twin_key(r))
         if r.settings.graph and r.gpu is not None and other is not None:
-            gap = other.median_ms - r.gpu.median_ms
-            found.append(LaunchGap(batch=r.batch, tf32=r.settings.tf32, layout=r.settings.layout, gap_ms=gap))
+            found.append(
+                LaunchGap(
+                    model=r.model,
+                    batch=r.batch,
+                    precision=r.settings.precision,
+                    tf32=r.settings.tf32,
+                    layout=r.settings.layout,
+                    gap_ms=other.median_ms - r.gpu.median_ms,
+                )
+            )
     return tuple(found)
 
 
-def _twin_key(r: CudaResult) -> tuple[str, int, bool, str]:
-    return (r.model, r.batch, r.settings.tf32, r.settings.layout)
+def _twin_key(r: CudaResult) -> tuple[str, int, CudaSettings]:
+    return (r.model, r.batch, r.settings.model_copy(update={"graph": False}))
 
 
 def _measure_cell(
@@ -278,17 +232,17 @@ def _measure_cell(
         }
         if not cell.bound:
             plain = np.array([opened.plain_run(k % sets) for k in range(runs)])
-            return CudaResult.model_validate({**facts, "host": _timing(plain)})
+            return CudaResult.model_validate({**facts, "host": timing(plain)})
         pairs = np.array([opened.timed_run(k % sets) for k in range(runs)])
-        pageable = _timing(np.array([opened.copy_in(k % sets, pinned=False) for k in range(runs)]))
-        pinned = _timing(np.array([opened.copy_in(k % sets, pinned=True) for k in range(runs)]))
-        back = _timing(np.array([opened.copy_out() for _ in range(runs)]))
-        host = _timing(pairs[:, 1])
+        pageable = timing(np.array([opened.copy_in(k % sets, pinned=False) for k in range(runs)]))
+        pinned = timing(np.array([opened.copy_in(k % sets, pinned=True) for k in range(runs)]))
+        back = timing(np.array([opened.copy_out() for _ in range(runs)]))
+        host = timing(pairs[:, 1])
         energy, note = _energy(device, opened, sets, energy_window_s)
         return CudaResult.model_validate(
             {
                 **facts,
-                "gpu": _timing(pairs[:, 0]),
+                "gpu": timing(pairs[:, 0]),
                 "host": host,
                 "host_to_device_pageable": pageable,
                 "host_to_device_pinned": pinned,
@@ -331,7 +285,8 @@ def _energy(device: Device, opened: BoundModel, sets: int, window_s: float) -> t
     return energy_per_run_mj(start_mj, end_mj, runs, device.clock_s() - begin), ""
 
 
-def _timing(samples_ms: Floats) -> Timing:
+def timing(samples_ms: Floats) -> Timing:
+    """Median with its interval; None for the interval where the samples are too few."""
     middle = median(samples_ms)
     value = middle.value if middle.value is not None else float(np.median(samples_ms))
     return Timing(median_ms=value, interval_ms=middle.interval, samples=len(samples_ms))

@@ -1,43 +1,47 @@
-"""The real GPU behind ``cuda.py``: ONNX Runtime's CUDA provider, CuPy's streams, events and buffers, NVML.
+"""The real GPU behind ``cuda.py``: ONNX Runtime's CUDA or TensorRT provider on buffers of our own; NVML.
 
-Not yet run on a GPU by this project's own tests: they use a fake device. ``find_device`` tries it and says
-why not.
+Not yet run on a GPU by this project's own tests: they use a fake runtime and fake buffers. ``find_device``
+tries the real ones and says why not.
 """
 
 from __future__ import annotations
 
 import os
 import time
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 
-from optim.contract import Feeds
-from optim.errors import MissingRuntimeError, UnsupportedModelError
-from pipeline.bench.cuda import BoundModel, CudaSettings, Device, provider_options
+from optim.contract import Array, Feeds
+from optim.errors import MissingRuntimeError, UnsupportedModelError, UserError
+from pipeline.bench.cuda import BoundModel, Device, provider_options
+from pipeline.bench.cuda_buffers import Buffers, find_buffers
+from pipeline.bench.records import CudaSettings
 
-CUDA = "CUDAExecutionProvider"
+CUDA: Final = "CUDAExecutionProvider"
+TENSORRT: Final = "TensorrtExecutionProvider"
+TF32_OVERRIDE: Final = "NVIDIA_TF32_OVERRIDE"
 
 
 def find_device() -> tuple[Device | None, str]:
     """The first GPU, or None and the reason: no package, no driver, no provider."""
     try:
-        return CupyDevice(), ""
+        return GpuDevice(find_buffers()), ""
     except MissingRuntimeError as error:
-        return None, str(error)
+        return None, error.what
 
 
-class CupyDevice:
+class GpuDevice:
     """GPU 0.
 
     Raises:
-        MissingRuntimeError: CuPy, onnxruntime-gpu or a working driver is absent.
+        MissingRuntimeError: onnxruntime-gpu is absent.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, buffers: Buffers) -> None:
         try:
-            import cupy
             import onnxruntime as ort
         except ImportError as error:
             raise MissingRuntimeError(str(error), hint="pip install 'fairlead[gpu]'") from error
@@ -45,33 +49,35 @@ class CupyDevice:
             raise MissingRuntimeError(
                 "this ONNX Runtime has no CUDA provider", hint="pip install 'fairlead[gpu]'"
             )
-        try:
-            self._properties = cupy.cuda.runtime.getDeviceProperties(0)
-        except Exception as error:  # CuPy's own error classes need a driver to import
-            raise MissingRuntimeError(f"no usable GPU: {error}") from error
-        self._cupy = cupy
+        if hasattr(ort, "preload_dlls"):
+            ort.preload_dlls()  # CUDA's libraries from the Python packages, where the system has none
+        self._ort = ort
+        self._buffers = buffers
         self._nvml, self._handle = _nvml_handle()
 
     @property
     def name(self) -> str:
-        return str(self._properties["name"].decode())
+        return self._buffers.name
 
     @property
     def l2_bytes(self) -> int:
-        return int(self._properties["l2CacheSize"])
+        return self._buffers.l2_bytes
+
+    @property
+    def has_tensorrt(self) -> bool:
+        return TENSORRT in self._ort.get_available_providers()
 
     def open(self, model: str, settings: CudaSettings, feeds: Feeds, sets: int) -> BoundModel:
         """A session with ``sets`` copies of ``feeds`` on the device."""
-        return CupyModel(self._cupy, Path(model), settings, feeds, sets)
+        return GpuModel(self._ort, self._buffers, Path(model), settings, feeds, sets)
 
     def synchronize(self) -> None:
         """Wait for all work on the device."""
-        self._cupy.cuda.runtime.deviceSynchronize()
+        self._buffers.synchronize()
 
     def memory_used_mib(self) -> float:
         """Device memory in use, by everyone."""
-        free, total = self._cupy.cuda.runtime.memGetInfo()
-        return float(total - free) / 2**20
+        return self._buffers.memory_used_mib()
 
     def energy_mj(self) -> int | None:
         """NVML's energy counter, or None."""
@@ -87,48 +93,47 @@ class CupyDevice:
         return time.monotonic()
 
 
-class CupyModel:
+class GpuModel:
     """One session on its own stream; input sets and outputs live on the device at fixed addresses.
 
     With CUDA graphs each input set has a graph of its own (``gpu_graph_id``), since a graph keeps
     addresses.
+
+    Raises:
+        UserError: TF32 shall be off and the process was not started so.
+        UnsupportedModelError: the provider refuses the model; in its own words.
     """
 
-    def __init__(self, cupy: Any, model: Path, settings: CudaSettings, feeds: Feeds, sets: int) -> None:
-        import onnxruntime as ort
-
-        if not settings.tf32:
-            os.environ["NVIDIA_TF32_OVERRIDE"] = (
-                "0"  # a plan that fails in fp32 is retried with TF32 silently
-            )
-        self._cupy = cupy
-        self._stream = cupy.cuda.Stream(non_blocking=True)
+    def __init__(
+        self, ort: Any, buffers: Buffers, model: Path, settings: CudaSettings, feeds: Feeds, sets: int
+    ) -> None:
+        require_tf32(settings, os.environ)
+        self._buffers = buffers
         self._graph = settings.graph
-        options = ort.SessionOptions()
-        options.log_severity_level = 3
-        options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
         begin = time.perf_counter()
-        try:
-            providers = [(CUDA, provider_options(settings, self._stream.ptr))]
-            self._session = ort.InferenceSession(str(model), options, providers=providers)
-        except Exception as error:  # the runtime's words are the finding
-            raise UnsupportedModelError(f"the CUDA provider refuses it: {error}", where=str(model)) from error
-        if self._session.get_providers()[0] != CUDA:
-            raise MissingRuntimeError("the session fell back to the CPU", where=str(model))
+        self._session = _session(ort, model, settings, buffers.stream_pointer)
         self._creation_ms = (time.perf_counter() - begin) * 1e3
         # Other values in each set, so that nothing is the same twice.
         self._hosts = [{n: np.roll(a, k) for n, a in feeds.items()} for k in range(sets)]
-        self._pinned = [{n: _pinned(cupy, a) for n, a in host.items()} for host in self._hosts]
-        self._inputs = [{n: cupy.asarray(a) for n, a in host.items()} for host in self._hosts]
         begin = time.perf_counter()
-        shapes = self._session.run(None, self._hosts[0])
+        # A session that captures graphs runs on bound buffers only: its outputs' shapes come from another.
+        plain = settings.model_copy(update={"graph": False})
+        first = _session(ort, model, plain, None) if self._graph else self._session
+        results = first.run(None, self._hosts[0])
         self._first_run_ms = (time.perf_counter() - begin) * 1e3
-        self._outputs = [cupy.empty(a.shape, a.dtype) for a in shapes]
-        self._results = [_pinned(cupy, a) for a in shapes]
-        self._bindings = [self._bind(inputs) for inputs in self._inputs]
+        del first
+        self._results = [buffers.pinned(np.asarray(a)) for a in results]
+        self._pinned: list[dict[str, Array]] = []
+        self._inputs: list[dict[str, Any]] = []
+        self._outputs: list[Any] = []
+        self._bindings: list[Any] = []
+        if settings.bound:
+            self._pinned = [{n: buffers.pinned(a) for n, a in host.items()} for host in self._hosts]
+            self._inputs = [{n: buffers.put(a) for n, a in host.items()} for host in self._hosts]
+            self._outputs = [buffers.put(np.empty_like(a)) for a in self._results]
+            self._bindings = [self._bind(k) for k in range(sets)]
         self._run_options = [self._options(ort, k) for k in range(sets)]
-        self._begin, self._end = cupy.cuda.Event(), cupy.cuda.Event()
-        cupy.cuda.runtime.deviceSynchronize()
+        buffers.synchronize()
 
     @property
     def session_creation_ms(self) -> float:
@@ -145,7 +150,7 @@ class CupyModel:
     def timed_run(self, which: int) -> tuple[float, float]:
         """Milliseconds by events, and on the host until the stream is empty."""
         start = time.perf_counter()
-        gpu_ms = self._by_events(lambda: self.enqueue(which))
+        gpu_ms = self._buffers.by_events_ms(lambda: self.enqueue(which))
         return gpu_ms, (time.perf_counter() - start) * 1e3
 
     def plain_run(self, which: int) -> float:
@@ -160,18 +165,18 @@ class CupyModel:
 
         def copy() -> None:
             for name, array in sources.items():
-                self._inputs[which][name].set(array, stream=self._stream)
+                self._buffers.copy_in(self._inputs[which][name], array)
 
-        return self._by_events(copy)
+        return self._buffers.by_events_ms(copy)
 
     def copy_out(self) -> float:
         """Device to pinned host memory."""
 
         def copy() -> None:
-            for array, result in zip(self._outputs, self._results, strict=True):
-                array.get(stream=self._stream, out=result, blocking=False)
+            for held, result in zip(self._outputs, self._results, strict=True):
+                self._buffers.copy_out(held, result)
 
-        return self._by_events(copy)
+        return self._buffers.by_events_ms(copy)
 
     def close(self) -> None:
         """Release session and buffers."""
@@ -179,21 +184,17 @@ class CupyModel:
         del self._session
         self._inputs.clear()
         self._outputs.clear()
-        self._cupy.get_default_memory_pool().free_all_blocks()
+        self._buffers.release()
 
-    def _by_events(self, work: Any) -> float:
-        self._begin.record(self._stream)
-        work()
-        self._end.record(self._stream)
-        self._end.synchronize()
-        return float(self._cupy.cuda.get_elapsed_time(self._begin, self._end))
-
-    def _bind(self, inputs: dict[str, Any]) -> Any:
+    def _bind(self, which: int) -> Any:
         binding = self._session.io_binding()
-        for name, array in inputs.items():
-            binding.bind_input(name, "cuda", 0, array.dtype.type, array.shape, array.data.ptr)
-        for spec, array in zip(self._session.get_outputs(), self._outputs, strict=True):
-            binding.bind_output(spec.name, "cuda", 0, array.dtype.type, array.shape, array.data.ptr)
+        for name, array in self._hosts[which].items():
+            pointer = self._buffers.pointer(self._inputs[which][name])
+            binding.bind_input(name, "cuda", 0, array.dtype.type, array.shape, pointer)
+        for spec, held, like in zip(self._session.get_outputs(), self._outputs, self._results, strict=True):
+            binding.bind_output(
+                spec.name, "cuda", 0, like.dtype.type, like.shape, self._buffers.pointer(held)
+            )
         return binding
 
     def _options(self, ort: Any, which: int) -> Any:
@@ -204,11 +205,50 @@ class CupyModel:
         return options
 
 
-def _pinned(cupy: Any, array: np.ndarray) -> np.ndarray:
-    memory = cupy.cuda.alloc_pinned_memory(array.nbytes)
-    view = np.frombuffer(memory, array.dtype, array.size).reshape(array.shape)
-    view[...] = array
-    return view
+def require_tf32(settings: CudaSettings, environment: Mapping[str, str]) -> None:
+    """Refuse fp32 figures that may be TF32's: a plan that fails in fp32 is retried with TF32, silently.
+
+    The CUDA libraries read the override once, so that a process is of one kind: see ``cuda_child``.
+
+    Raises:
+        UserError: the override is not set as the settings need it.
+    """
+    off = environment.get(TF32_OVERRIDE) == "0"
+    wanted = not settings.tf32 and not settings.stock and settings.precision == "fp32"
+    if wanted and not off:
+        raise UserError("TF32 must be off for the whole process", expected=f"{TF32_OVERRIDE}=0 at its start")
+    if (settings.tf32 or settings.stock) and off:
+        raise UserError("TF32 is off for the whole process", expected=f"no {TF32_OVERRIDE} at its start")
+
+
+def _session(ort: Any, model: Path, settings: CudaSettings, stream: int | None) -> Any:
+    options = ort.SessionOptions()
+    options.log_severity_level = 3
+    options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
+    wanted = TENSORRT if settings.runtime == "tensorrt" else CUDA
+    try:
+        session = ort.InferenceSession(str(model), options, providers=_providers(settings, stream))
+    except Exception as error:  # the runtime's words are the finding
+        raise UnsupportedModelError(f"{wanted} refuses it: {error}", where=str(model)) from error
+    if session.get_providers()[0] != wanted:
+        raise MissingRuntimeError(f"the session fell back from {wanted}", where=str(model))
+    return session
+
+
+def _providers(settings: CudaSettings, stream: int | None) -> list[Any]:
+    if settings.stock:
+        return [CUDA]
+    cuda = (CUDA, provider_options(settings, stream))
+    if settings.runtime != "tensorrt":
+        return [cuda]
+    tensorrt = {
+        "device_id": "0",
+        "trt_fp16_enable": "1" if settings.precision == "fp16" else "0",
+        "trt_cuda_graph_enable": "1" if settings.graph else "0",
+    }
+    if stream is not None:
+        tensorrt["user_compute_stream"] = str(stream)
+    return [(TENSORRT, tensorrt), cuda]
 
 
 def _nvml_handle() -> tuple[Any, Any]:

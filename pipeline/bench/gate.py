@@ -6,13 +6,16 @@ from __future__ import annotations
 
 import math
 import xml.etree.ElementTree as ET
-from typing import Literal
+from typing import Final, Literal, TypeAlias
 
 from pydantic import BaseModel, ConfigDict
 
 from optim.errors import UserError
 from pipeline.bench.host import changed_packages, require_alike
-from pipeline.records import BenchmarkRecord, BenchResult
+from pipeline.bench.records import BenchmarkRecord, BenchResult
+from pipeline.bench.study import CLOCK_PROBES
+
+PACE_WORTH_SAYING: Final = 0.01  # of the log ratio
 
 
 class GateLimits(BaseModel):
@@ -21,7 +24,7 @@ class GateLimits(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     latency: float = 0.0  # beyond both measurements' intervals
-    memory: float = 0.05  # peak resident memory; the allocator's own scatter is below this
+    memory: float = 0.02  # peak resident memory, beyond what the processes of one measurement differ by
     file: float = 0.01
 
 
@@ -77,13 +80,19 @@ def gate(now: BenchmarkRecord, before: BenchmarkRecord, limits: GateLimits | Non
             expected=f"one of {[_title(k) for k in old]}",
             hint="measure the same contenders, batch sizes and threads",
         )
-    checks = tuple(check for k in both for check in _checks(old[k], new[k], limits))
+    pace = _pace(before, now)
+    checks = tuple(check for k in both for check in _checks(old[k], new[k], limits, pace))
     return GateRecord(
         status="ok" if all(c.passed for c in checks) else "gate_not_met",
         checks=checks,
         only_before=tuple(_title(k) for k in old if k not in new),
         only_now=tuple(_title(k) for k in new if k not in old),
-        notes=(*changed_packages(before.host, now.host), *_distrust(before, "then"), *_distrust(now, "now")),
+        notes=(
+            *_pace_note(pace),
+            *changed_packages(before.host, now.host),
+            *_distrust(before, "then"),
+            *_distrust(now, "now"),
+        ),
     )
 
 
@@ -118,18 +127,22 @@ def _title(key: _Key) -> str:
     return f"{key[0]}, {key[1]}, batch {key[2]}, {key[3]} threads"
 
 
-def _checks(old: BenchResult, new: BenchResult, limits: GateLimits) -> list[GateCheck]:
-    ratio_low, ratio_high = _ratio_interval(old, new)
+def _checks(old: BenchResult, new: BenchResult, limits: GateLimits, pace: Pace) -> list[GateCheck]:
+    ratio_low, ratio_high = _ratio_interval(old, new, pace)
     latency = "worse" if ratio_low > 1 else "better" if ratio_high < 1 else "no_difference_shown"
     return [
         _check(old, new, "latency_ms", latency, passed=ratio_low <= 1 + limits.latency),
-        _plain(old, new, "peak_rss_mib", limits.memory),
-        _plain(old, new, "file_bytes", limits.file),
+        _memory(old, new, limits.memory),
+        _file(old, new, limits.file),
     ]
 
 
-def _ratio_interval(old: BenchResult, new: BenchResult) -> tuple[float, float]:
-    """Interval of new / old from the two medians' intervals, independent and in the log domain."""
+def _ratio_interval(old: BenchResult, new: BenchResult, pace: Pace) -> tuple[float, float]:
+    """Interval of new / old from the two medians' intervals, independent and in the log domain.
+
+    What the machine itself did between and during the two measurements may be the cause of as much as its
+    pace changed, so the interval is widened by that.
+    """
     centre = math.log(new.latency_ms / old.latency_ms)
     below = math.hypot(
         math.log(new.latency_ms / new.interval_ms[0]), math.log(old.interval_ms[1] / old.latency_ms)
@@ -137,16 +150,36 @@ def _ratio_interval(old: BenchResult, new: BenchResult) -> tuple[float, float]:
     above = math.hypot(
         math.log(new.interval_ms[1] / new.latency_ms), math.log(old.latency_ms / old.interval_ms[0])
     )
-    return math.exp(centre - below), math.exp(centre + above)
+    slower, quicker = max(math.log(pace[1]), 0.0), max(-math.log(pace[0]), 0.0)
+    return math.exp(centre - below - slower), math.exp(centre + above + quicker)
 
 
-def _plain(
-    old: BenchResult, new: BenchResult, figure: Literal["peak_rss_mib", "file_bytes"], limit: float
-) -> GateCheck:
-    before, now = float(getattr(old, figure)), float(getattr(new, figure))
+Pace: TypeAlias = tuple[float, float]
+"""Least and greatest ratio of what the same fixed work took, now over then."""
+
+
+def _pace(before: BenchmarkRecord, now: BenchmarkRecord) -> Pace:
+    """From the probes before and after each measurement; (1, 1) where a record does not hold them."""
+    then_ms, now_ms = before.host.get(CLOCK_PROBES), now.host.get(CLOCK_PROBES)
+    if not then_ms or not now_ms:
+        return 1.0, 1.0
+    return min(now_ms) / max(then_ms), max(now_ms) / min(then_ms)
+
+
+def _memory(old: BenchResult, new: BenchResult, limit: float) -> GateCheck:
+    """Worse where every process now took more than every process then, by more than the limit."""
+    then = old.peak_rss_interval_mib or (old.peak_rss_mib, old.peak_rss_mib)
+    now = new.peak_rss_interval_mib or (new.peak_rss_mib, new.peak_rss_mib)
+    worse, better = now[0] > then[1] * (1 + limit), now[1] < then[0] * (1 - limit)
+    verdict = "worse" if worse else "better" if better else "no_difference_shown"
+    return _check(old, new, "peak_rss_mib", verdict, passed=not worse)
+
+
+def _file(old: BenchResult, new: BenchResult, limit: float) -> GateCheck:
+    before, now = float(old.file_bytes), float(new.file_bytes)
     worse, better = now > before * (1 + limit), now < before * (1 - limit)
     verdict = "worse" if worse else "better" if better else "no_difference_shown"
-    return _check(old, new, figure, verdict, passed=not worse)
+    return _check(old, new, "file_bytes", verdict, passed=not worse)
 
 
 def _check(
@@ -157,7 +190,11 @@ def _check(
     *,
     passed: bool,
 ) -> GateCheck:
-    timed = figure == "latency_ms"
+    intervals = {
+        "latency_ms": (old.interval_ms, new.interval_ms),
+        "peak_rss_mib": (old.peak_rss_interval_mib, new.peak_rss_interval_mib),
+        "file_bytes": (None, None),
+    }[figure]
     return GateCheck.model_validate(
         {
             "contender": new.contender,
@@ -167,11 +204,20 @@ def _check(
             "figure": figure,
             "before": getattr(old, figure),
             "now": getattr(new, figure),
-            "interval_before": old.interval_ms if timed else None,
-            "interval_now": new.interval_ms if timed else None,
+            "interval_before": intervals[0],
+            "interval_now": intervals[1],
             "passed": passed,
             "verdict": verdict,
         }
+    )
+
+
+def _pace_note(pace: Pace) -> tuple[str, ...]:
+    if max(abs(math.log(p)) for p in pace) < PACE_WORTH_SAYING:
+        return ()
+    return (
+        f"the same fixed work took {pace[0]:.3f} to {pace[1]:.3f} times as long as then: "
+        "latencies are judged with that much allowance",
     )
 
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+import re
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
 from pipeline.bench.host import Host, Snapshot
-from pipeline.records import Grade
+from pipeline.bench.records import BenchResult, Grade
 
 CLOCK_CHANGE: Final = 0.05  # relative change of the clock probe
 STEAL_SHARE: Final = 0.01  # of the CPUs' time
@@ -15,6 +16,7 @@ OTHERS_CPUS: Final = 0.10  # CPUs kept busy by others, per CPU
 HEAVY_FACTOR: Final = 5.0  # beyond this many times a bound, the fault is grave
 WIDE_INTERVAL: Final = 0.05  # half width of the median's interval, relative
 FEW_SAMPLES: Final = 100
+NUMBER: Final = re.compile(r"\d+(?:\.\d+)?")
 PROCESS_SPREAD: Final = 0.03
 
 
@@ -47,6 +49,33 @@ def grade(seen: Seen, host: Host, before: Snapshot, after: Snapshot, own: Collec
     grave = sum(f.grave for f in faults)
     letter = "D" if grave > 1 else "C" if grave == 1 else "B" if faults else "A"
     return Grade(letter=letter, reasons=tuple(f.text for f in faults))  # type: ignore[arg-type]
+
+
+def grade_reasons(results: Iterable[BenchResult]) -> dict[str, tuple[str, ...]]:
+    """Why grades are below A: each reason once, with the contenders it concerns.
+
+    Reasons that differ in their numbers only are one, with the numbers' range.
+    """
+    texts: dict[str, list[str]] = {}
+    names: dict[str, list[str]] = {}
+    for one in results:
+        for why in one.grade.reasons:
+            skeleton = NUMBER.sub("#", why)
+            texts.setdefault(skeleton, []).append(why)
+            known = names.setdefault(skeleton, [])
+            if one.contender not in known:
+                known.append(one.contender)
+    return {_with_ranges(skeleton, texts[skeleton]): tuple(names[skeleton]) for skeleton in texts}
+
+
+def _with_ranges(skeleton: str, texts: Sequence[str]) -> str:
+    """``known to ±#% only`` of ``… ±6% …`` and ``… ±11% …``: ``known to ±6 to 11% only``."""
+    columns = zip(*(NUMBER.findall(text) for text in texts), strict=True)
+    for column in columns:
+        ordered = sorted(set(column), key=float)
+        shown = ordered[0] if len(ordered) == 1 else f"{ordered[0]} to {ordered[-1]}"
+        skeleton = skeleton.replace("#", shown, 1)
+    return skeleton
 
 
 def _host_faults(host: Host, before: Snapshot, after: Snapshot, own: Collection[int]) -> list[_Fault]:

@@ -26,7 +26,6 @@ from pipeline.sources.contract import Progress, no_progress
 BLOCK_S: Final = 0.005  # long enough to warm the caches again, short against changes of load
 MOST_RUNS_IN_BLOCK: Final = 50
 SETTLE_BELOW_S: Final = 0.02  # a run quicker than this is repeated once, untimed, at the start of a block
-WARMUP_WINDOW_S: Final = 0.05
 MOST_SAMPLES: Final = 20_000  # per contender and batch size; beyond this, more say little
 MEMORY_SHARE: Final = 0.8  # of what is free, for all processes together
 PROCESS_FACTOR: Final = 3.0  # a process's memory over its model's file
@@ -41,6 +40,7 @@ class Schedule:
     max_duration_s: float = 30.0
     min_samples: int = 100
     min_rounds: int = 3 * LEAST_ROUNDS
+    warmup_window_s: float = 0.05
     seed: int = 0
 
 
@@ -198,8 +198,8 @@ def _warm_up(running: list[_Running], schedule: Schedule, order: random.Random, 
             window = r.child.run(runs[r.child.pid]).astype(np.float64) / 1e9
             r.warmup_runs += len(window)
             middle = float(np.median(window))
-            if window.sum() < WARMUP_WINDOW_S / 2 and len(window) < 1000:
-                wanted = max(2 * len(window), int(WARMUP_WINDOW_S / max(middle, 1e-7)))
+            if window.sum() < schedule.warmup_window_s / 2 and len(window) < 1000:
+                wanted = max(2 * len(window), int(schedule.warmup_window_s / max(middle, 1e-7)))
                 runs[r.child.pid] = min(1000, wanted)
                 continue  # too short to judge by
             r.window_medians_s.append(middle)

@@ -2,38 +2,11 @@
 
 from __future__ import annotations
 
-from pydantic import BaseModel, ConfigDict
-
 from optim.errors import GateNotMetError, UserError
+from pipeline.bench.records import PlacedNode, PlacementRecord
 from pipeline.bench.trace import Trace
 
 COPIES = frozenset({"MemcpyFromHost", "MemcpyToHost"})
-
-
-class PlacedNode(BaseModel):
-    """One executed node."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    node: str
-    op: str
-    provider: str
-
-
-class PlacementRecord(BaseModel):
-    """Where every executed node ran."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    wanted: str
-    nodes: tuple[PlacedNode, ...]
-    elsewhere: tuple[PlacedNode, ...]  # ran under another provider than wanted
-    copies: int  # between host and device, put in by the runtime
-
-    @property
-    def proved(self) -> bool:
-        """Every executed node ran where it was wanted."""
-        return not self.elsewhere
 
 
 def placement(trace: Trace, wanted: str) -> PlacementRecord:

@@ -6,52 +6,16 @@ from collections import defaultdict
 from typing import Final
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict
 
 from optim.errors import UserError
+from pipeline.bench.records import NodeProfile, OpProfile, ProfileRecord
 from pipeline.bench.trace import Trace
 
 # Ops that compute nothing: they move data between layouts, devices or types.
 LAYOUT_OPS: Final = frozenset(
     {"ReorderInput", "ReorderOutput", "Transpose", "MemcpyFromHost", "MemcpyToHost", "Reshape", "Cast"}
 )
-
-
-class _Record(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class NodeProfile(_Record):
-    """One node of the graph as it ran."""
-
-    node: str
-    op: str
-    provider: str
-    median_us: float
-    share: float  # of the sum over all nodes
-    output_shapes: tuple[tuple[int, ...], ...]
-
-
-class OpProfile(_Record):
-    """All nodes of one operator."""
-
-    op: str
-    nodes: int
-    median_us: float  # sum of the nodes' medians
-    share: float
-
-
-class ProfileRecord(_Record):
-    """A profile of steady runs. Times are what the profiler saw, its own cost included: use the shares."""
-
-    runs: int
-    run_us: float  # median of a whole run
-    nodes_us: float  # sum of the nodes' medians
-    outside_us: float  # of a run, outside the kernels: scheduling, allocation, the profiler itself
-    nodes: tuple[NodeProfile, ...]  # slowest first
-    ops: tuple[OpProfile, ...]  # slowest first
-    layout_nodes: int  # nodes that only move data
-    layout_share: float
+REORDERS: Final = frozenset({"ReorderInput", "ReorderOutput"})
 
 
 def profile(trace: Trace) -> ProfileRecord:
@@ -98,6 +62,7 @@ def profile(trace: Trace) -> ProfileRecord:
         ops=_by_op(nodes),
         layout_nodes=len(layout),
         layout_share=sum(n.share for n in layout),
+        reorders=sum(n.op in REORDERS for n in nodes),
     )
 
 

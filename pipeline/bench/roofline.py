@@ -16,10 +16,10 @@ import sys
 from typing import Final
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict
 
 from optim.errors import UserError
-from pipeline.bench.profile import NodeProfile, profile
+from pipeline.bench.profile import profile
+from pipeline.bench.records import NodeProfile, NodeRoofline, Peaks, RooflineRecord
 from pipeline.bench.trace import NodeEvent, Trace
 from pipeline.bench.worker import thread_environment
 
@@ -38,63 +38,35 @@ FREE: Final = frozenset(
 )  # fmt: skip
 
 
-class _Record(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class Peaks(_Record):
-    """What this machine reached in this measurement, with so many threads."""
-
-    threads: int
-    gflop_per_s: float  # float32 matrix product
-    gbyte_per_s: float  # read and write of arrays beyond the caches
-
-
-class NodeRoofline(_Record):
-    """One node against its limit."""
-
-    node: str
-    op: str
-    operations: int
-    bytes: int
-    median_us: float
-    limit_us: float
-    bound: str  # "compute" or "memory"
-    share_of_limit: float  # limit / measured; above 1 where the caches served it
-
-
-class RooflineRecord(_Record):
-    """A model against the machine's limits."""
-
-    peaks: Peaks
-    operations: int
-    least_bytes: int  # of the whole graph if nothing but weights, inputs and outputs touched memory
-    limit_us: float  # sum of the nodes' limits
-    measured_us: float  # sum of the nodes' medians
-    share_of_limit: float
-    note: str  # empty, or why the shares must not be believed
-    nodes: tuple[NodeRoofline, ...]  # those with most time to win first
-
-
 def roofline(trace: Trace, peaks: Peaks) -> RooflineRecord:
     """Limits of each executed node and of the whole."""
     if not trace.events or not trace.events[-1]:
         raise UserError("the trace holds no executed node")
     medians = {n.node: n for n in profile(trace).nodes}
     nodes = [_node(event, trace, peaks, medians[event.node]) for event in trace.events[-1]]
-    limit, measured = sum(n.limit_us for n in nodes), sum(n.median_us for n in nodes)
     first, last = trace.events[-1][0], trace.events[-1][-1]
     edges = sum(_elements(s) * 4 for s in (*first.input_shapes[:1], *last.output_shapes))
+    return _whole(nodes, sum(trace.weight_bytes.get(n.node, 0) for n in nodes) + edges, peaks)
+
+
+def _whole(nodes: list[NodeRoofline], least: int, peaks: Peaks) -> RooflineRecord:
+    limit, measured = sum(n.limit_us for n in nodes), sum(n.median_us for n in nodes)
     return RooflineRecord(
         peaks=peaks,
         operations=sum(n.operations for n in nodes),
-        least_bytes=sum(trace.weight_bytes.get(n.node, 0) for n in nodes) + edges,
+        least_bytes=least,
         limit_us=limit,
         measured_us=measured,
         share_of_limit=limit / measured if measured > 0 else 0.0,
         note=_note(limit, measured),
         nodes=tuple(sorted(nodes, key=lambda n: n.limit_us - n.median_us)),
     )
+
+
+def rescaled(found: RooflineRecord, peaks: Peaks) -> RooflineRecord:
+    """The same nodes against other peaks."""
+    nodes = [_limited(n.node, n.op, n.operations, n.bytes, n.median_us, peaks) for n in found.nodes]
+    return _whole(nodes, found.least_bytes, peaks)
 
 
 def operations(event: NodeEvent, weights: tuple[tuple[int, ...], ...]) -> int:
@@ -174,18 +146,22 @@ print(json.dumps([gflop, gbyte]))
 def _node(event: NodeEvent, trace: Trace, peaks: Peaks, timed: NodeProfile) -> NodeRoofline:
     count = operations(event, trace.weight_shapes.get(event.node, ()))
     moved = least_bytes(event, trace.weight_bytes.get(event.node, 0))
+    return _limited(event.node, event.op, count, moved, timed.median_us, peaks)
+
+
+def _limited(node: str, op: str, count: int, moved: int, median_us: float, peaks: Peaks) -> NodeRoofline:
     compute_us = count / peaks.gflop_per_s / 1e3
     memory_us = moved / peaks.gbyte_per_s / 1e3
     limit = max(compute_us, memory_us)
     return NodeRoofline(
-        node=event.node,
-        op=event.op,
+        node=node,
+        op=op,
         operations=count,
         bytes=moved,
-        median_us=timed.median_us,
+        median_us=median_us,
         limit_us=limit,
         bound="compute" if compute_us >= memory_us else "memory",
-        share_of_limit=limit / timed.median_us if timed.median_us > 0 else 0.0,
+        share_of_limit=limit / median_us if median_us > 0 else 0.0,
     )
 
 

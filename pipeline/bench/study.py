@@ -18,6 +18,7 @@ from pipeline.bench.contender import Contender
 from pipeline.bench.grade import Seen, grade
 from pipeline.bench.host import Host, Snapshot, environment, host, snapshot
 from pipeline.bench.measure import Field, Schedule, Timed, affordable_processes
+from pipeline.bench.records import BenchComparison, BenchmarkRecord, BenchResult, Percentile
 from pipeline.bench.stats import (
     LEAST_ROUNDS,
     Floats,
@@ -33,11 +34,12 @@ from pipeline.bench.stats import (
     widened,
 )
 from pipeline.config import BenchmarkConfig
-from pipeline.records import BenchComparison, BenchmarkRecord, BenchResult, Percentile
 from pipeline.sources.contract import Progress, no_progress
 
 PERCENTILES: Final = (0.5, 0.9, 0.95, 0.99, 0.999)
-PROCESSES: Final = 4  # of each contender; two at least, to see how much processes differ
+CLOCK_PROBES: Final = "clock_probes_ms"  # key in the host's facts: times of the same work, the machine's pace
+# Of each contender. What processes differ by rules the interval: 6 make it 0.72 times as wide as 4 do.
+PROCESSES: Final = 6
 LEAST_EFFECT: Final = 0.005  # relative; nobody deploys for less
 
 AllTimed = Mapping[str, tuple[Timed, ...]]
@@ -80,6 +82,7 @@ def benchmark(
     results: list[BenchResult] = []
     comparisons: list[BenchComparison] = []
     runtimes: dict[str, str] = {}
+    probes_ms: list[float] = []
     progress("starting the contenders' processes", 0.0)
     with Field(contenders, counts, memory_mib=int(free_mib)) as field:
         skipped = [f"{name}: {error}" for name, error in field.refused.items()]
@@ -91,6 +94,7 @@ def benchmark(
             # Each batch size draws its own orders.
             timed, refused = field.measure(feeds, replace(schedule, seed=schedule.seed + k), shown)
             after = snapshot()
+            probes_ms += [before.clock_probe_ms, after.clock_probe_ms]
             skipped += [f"{name}, batch {batch}: {error}" for name, error in refused.items()]
             results += _results(timed, batch, facts, before, after)
             comparisons += _comparisons(timed, batch)
@@ -100,7 +104,13 @@ def benchmark(
     return BenchmarkRecord(
         results=tuple(results),
         comparisons=tuple(comparisons),
-        host={**environment(), "load_average": load, "runtimes": runtimes, "processes": counts},
+        host={
+            **environment(),
+            "load_average": load,
+            "runtimes": runtimes,
+            "processes": counts,
+            CLOCK_PROBES: [round(ms, 4) for ms in probes_ms],
+        },
         skipped=tuple(skipped),
         seconds=time.perf_counter() - begin,
     )
@@ -127,6 +137,8 @@ def _comparisons(timed: AllTimed, batch: int) -> list[BenchComparison]:
     found = []
     for i, a in enumerate(names):
         for b in names[i + 1 :]:
+            if not _comparable(timed[a][0].contender, timed[b][0].contender):
+                continue
             ratio = compare_groups(groups, a, b)
             found.append(
                 BenchComparison(
@@ -137,10 +149,16 @@ def _comparisons(timed: AllTimed, batch: int) -> list[BenchComparison]:
                     verdict=judge(ratio, a_a, least_effect=LEAST_EFFECT),
                     ratio=ratio.value,
                     interval=(ratio.low, ratio.high),
+                    confidence=ratio.confidence,
                     a_a_ratio_interval=(a_a.low, a_a.high) if a_a else None,
                 )
             )
     return found
+
+
+def _comparable(a: Contender, b: Contender) -> bool:
+    """In a sweep over threads: different models at the same number of threads, or one model at two."""
+    return a.threads == b.threads or a.model == b.model
 
 
 def _results(
@@ -194,6 +212,11 @@ def _result(
         first_run_ms=float(np.median([t.first_run_ms for t in group])),
         throughput_per_s=throughput_per_s(samples, batch),
         peak_rss_mib=max(t.usage.peak_rss_mib for t in group),
+        peak_rss_interval_mib=(
+            min(t.usage.peak_rss_mib for t in group),
+            max(t.usage.peak_rss_mib for t in group),
+        ),
+        processes=len(group),
         file_bytes=contender.file_bytes(),
         warmup_runs=sum(t.warmup_runs for t in group),
         stable=settled,

@@ -1,89 +1,65 @@
 """Find the fastest settings for a model on this machine, by successive elimination, under parity.
 
-All candidates run against each other in short stages, in fresh processes each time. After a stage, a
-candidate whose ratio to the leader is shown to be above 1 drops out (the confidence is shared out over all
-such decisions: Bonferroni), and those left are measured longer. It ends when one is left, when the rest
-cannot be told apart at the precision asked for, or when the time is over. A candidate that breaks parity
-never starts.
+Candidates run against each other in short stages, in heats small enough for the machine, in fresh processes
+each time. After a heat, a candidate whose ratio to the heat's leader is shown to be above 1 drops out (the
+confidence is shared out over all such decisions: Bonferroni), and those left are measured longer. It ends
+when one is left of each runtime, when the rest cannot be told apart at the precision asked for, or when the
+time is over. A candidate that breaks parity never starts.
+
+Runtimes race apart, since each has a bundle of its own to go into; the best of each then meet the default.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
-import os
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, Literal, TypeAlias
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict
 
 from optim.contract import Feeds
 from optim.errors import GateNotMetError, UserError
 from pipeline.bench.contender import Contender
 from pipeline.bench.host import host
-from pipeline.bench.measure import Field, Schedule, usable_cpus
-from pipeline.bench.stats import Groups, Ratio, compare_groups
+from pipeline.bench.measure import Field, Schedule
+from pipeline.bench.race_state import RaceState, keep, race_key, resume
+from pipeline.bench.records import Dropped, Raced, TunedChoice, TuneRecord
+from pipeline.bench.stats import (
+    Groups,
+    Ratio,
+    compare_groups,
+    judge,
+    median,
+    spread_over_processes,
+    widened,
+)
 from pipeline.sources.contract import Progress, no_progress
 
 STAGE_S: Final = (0.1, 0.3, 1.0, 3.0)  # measured per candidate in each stage
-PROCESSES: Final = 2
+STAGE_PROCESSES: Final = (1, 2, 2, 2)
 FINAL_PROCESSES: Final = 4
+MOST_IN_HEAT: Final = 6
 FAMILY_CONFIDENCE: Final = 0.95  # that no elimination in the whole race was wrong
-RESERVE: Final = 0.2  # of the budget, for the last comparison with the default
+RESERVE: Final = 0.3  # of the budget, for the last comparison with the default
+RUNTIMES: Final[Mapping[str, Literal["onnxruntime", "openvino"]]] = {"openvino": "openvino"}
 
-Parity: TypeAlias = Callable[[Contender], str]
-"""The reason why a candidate is not the same model; empty when it is."""
+
+@dataclass(frozen=True)
+class Sameness:
+    """Whether a candidate is still the same model. ``reason`` is empty when it is."""
+
+    error: float | None = None  # max|Δ| / range on the references
+    reason: str = ""
+
+
+Parity: TypeAlias = Callable[[Contender], Sameness]
 Measure: TypeAlias = Callable[[Sequence[Contender], int, Schedule], Groups]
 """Blocks of latencies of each contender in so many fresh processes."""
-
-
-class Dropped(BaseModel):
-    """A candidate that left the race."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    name: str
-    stage: int  # 0: before the race
-    reason: str
-    ratio: float | None = None  # to the leader
-    interval: tuple[float, float] | None = None
-
-
-class TuneRecord(BaseModel):
-    """What the race found. ``interval`` is what to expect of winner / default on this machine."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    stage: Literal["tune"] = "tune"
-    status: Literal["ok"] = "ok"
-    winner: Contender
-    default: str
-    ratio: float
-    interval: tuple[float, float]
-    latency_ms: float
-    undecided: tuple[str, ...]  # not shown to be slower than the winner
-    dropped: tuple[Dropped, ...]
-    stages: int
-    seconds: float
-    budget_s: float
-    out_of_time: bool
-    host: str  # fingerprint
-
-
-class _State(BaseModel):
-    """What is on disk between stages."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    key: str
-    stage: int = 0
-    alive: list[str]
-    dropped: list[Dropped] = []
-    spent_s: float = 0.0
+Refine: TypeAlias = Callable[[Contender], Sequence[Contender]]
+"""Small variants of a winner."""
 
 
 @dataclass(frozen=True)
@@ -93,7 +69,10 @@ class Race:
     budget_s: float
     precision: float = 0.01  # half width of a ratio at which candidates count as equally good
     seed: int = 0
-    state: Path | None = None  # JSON; an interrupted race goes on from its last stage
+    batch: int = 1
+    state: Path | None = None  # JSON; an interrupted race goes on from its last heat
+    spent_s: float = 0.0  # of the budget, before the race: making variants of the graph
+    recipes: Mapping[str, str] = field(default_factory=dict)  # what made a model file, by its path
 
 
 def tune(
@@ -101,11 +80,12 @@ def tune(
     feeds: Feeds,
     race: Race,
     *,
-    parity: Parity = lambda _candidate: "",
+    parity: Parity = lambda _candidate: Sameness(),
+    refine: Refine = lambda _winner: (),
     measure: Measure | None = None,
     progress: Progress = no_progress,
 ) -> TuneRecord:
-    """Race ``candidates``; the first is the default that the winner is compared with.
+    """Race ``candidates``; the first is the default that the winners are compared with.
 
     Raises:
         UserError: no candidate, shared names, or no time.
@@ -116,98 +96,260 @@ def tune(
         raise UserError("candidates must be named, each by its own name", where=", ".join(names))
     if race.budget_s <= 0:
         raise UserError(f"a budget of {race.budget_s} s allows nothing", expected="more than 0 s")
-    measure = measure or _measure_in_processes(feeds)
-    by_name = {c.name: c for c in candidates}
-    fingerprint = host().fingerprint
-    state = _resume(race, candidates, feeds, fingerprint)
-    begin = time.monotonic() - state.spent_s
-    if state.stage == 0:
-        _check_parity(state, candidates, parity)
-        _keep(race, state, begin)
-    decisions = max(1, (len(candidates) - 1) * len(STAGE_S))
-    confidence = 1 - (1 - FAMILY_CONFIDENCE) / decisions
-    out_of_time = False
-    while len(state.alive) > 1 and state.stage < len(STAGE_S):
-        out_of_time = time.monotonic() - begin > (1 - RESERVE) * race.budget_s
-        if out_of_time:
-            break
-        progress(f"stage {state.stage + 1}: {len(state.alive)} candidates", state.stage / len(STAGE_S))
-        if _stage(state, by_name, race, measure, confidence):
-            _keep(race, state, begin)
-            break
-        _keep(race, state, begin)
-    return _finish(state, by_name, candidates[0], race, measure, begin, fingerprint, out_of_time=out_of_time)
+    key = race_key(race.seed, race.precision, candidates, feeds)
+    state = resume(race.state, key, names)
+    course = _Course(
+        race=race,
+        measure=measure or _measure_in_processes(feeds),
+        parity=parity,
+        by_name={c.name: c for c in candidates},
+        state=state,
+        begin=time.monotonic() - state.spent_s - race.spent_s,
+        decisions=max(1, (len(candidates) - 1) * len(STAGE_S)),
+        progress=progress,
+    )
+    if not state.started:
+        course.check_parity()
+    course.run()
+    best = [course.refined(leader, refine) for leader in course.leaders()]
+    record = _conclude(course, candidates[0], best)
+    if race.state is not None:
+        race.state.unlink(missing_ok=True)
+    return record
 
 
-def cpu_candidates(contender: Contender) -> tuple[Contender, ...]:
-    """Settings worth racing on this machine's CPUs; the first is the contender as it came."""
-    cpus = len(usable_cpus()) or 1
-    counts = sorted({contender.threads, 1, *(2**k for k in range(1, 8) if 2**k <= cpus), cpus})
-    found = [contender]
-    for threads in counts:
-        for spinning in (False, True) if threads > 1 else (False,):
-            for level in ("all", "extended"):
-                name = f"{level}, {threads} threads, {'spinning' if spinning else 'waiting'}"
-                settings = {"optimization": level, "threads": threads, "allow_spinning": spinning}
-                candidate = contender.model_copy(update={"name": name, **settings})
-                if candidate.model_copy(update={"name": contender.name}) != contender:
-                    found.append(candidate)
-    return tuple(found)
+@dataclass
+class _Course:
+    """A race under way; its state is what is on disk."""
 
+    race: Race
+    measure: Measure
+    parity: Parity
+    by_name: dict[str, Contender]
+    state: RaceState
+    begin: float
+    decisions: int
+    progress: Progress
+    out_of_time: bool = False
 
-def _measure_in_processes(feeds: Feeds) -> Measure:
-    def measure(contenders: Sequence[Contender], processes: int, schedule: Schedule) -> Groups:
-        with Field(contenders, {c.name: processes for c in contenders}) as field:
-            timed, _refused = field.measure(feeds, schedule)
-        return {name: [t.blocks for t in group] for name, group in timed.items()}
+    def check_parity(self) -> None:
+        """Drop what is not the same model. Threads and buffers do not decide that; graph and kernels do."""
+        state = self.state
+        known: dict[tuple[str, str, str], Sameness] = {}
+        for name in list(state.alive):
+            one = self.by_name[name]
+            numerics = (one.model, one.kind, one.optimization)
+            if numerics not in known:
+                self.progress(f"parity of {name}", 0.0)
+                known[numerics] = self.parity(one)
+            found = known[numerics]
+            state.errors[name] = found.error
+            if found.reason:
+                self._drop(name, 0, f"parity: {found.reason}")
+        if not state.alive:
+            lost = "; ".join(f"{d.name}: {d.reason}" for d in state.dropped)
+            raise GateNotMetError("no candidate is the same model", where=lost)
+        state.started = True
+        self._keep()
 
-    return measure
+    def run(self) -> None:
+        """Stages until all runtimes are settled or the time is over."""
+        state = self.state
+        while state.stage < len(STAGE_S):
+            if not state.queue:
+                state.queue = self._heats()
+                if not state.queue:
+                    break
+            if self._late():
+                self.out_of_time = True
+                break
+            heat = state.queue[0]
+            done = (state.stage + 1 / (1 + len(state.queue))) / len(STAGE_S)
+            self.progress(f"stage {state.stage + 1}: {len(state.alive)} candidates", done)
+            if self._run_heat(heat):
+                state.settled.append(_runtime(self.by_name[heat[0]]))
+            state.queue.pop(0)
+            if not state.queue:
+                state.stage += 1
+            self._keep()
+        if not state.alive:
+            raise UserError("no candidate could be run", where="; ".join(d.name for d in state.dropped))
 
+    def leaders(self) -> list[str]:
+        """The fastest left of each runtime; those never measured come last."""
+        found: dict[str, str] = {}
+        for name in sorted(self.state.alive, key=lambda n: self.state.levels.get(n, math.inf)):
+            found.setdefault(_runtime(self.by_name[name]), name)
+        return list(found.values())
 
-def _check_parity(state: _State, candidates: Sequence[Contender], parity: Parity) -> None:
-    for candidate in [c for c in candidates if c.name in state.alive]:
-        if reason := parity(candidate):
-            state.dropped.append(Dropped(name=candidate.name, stage=0, reason=f"parity: {reason}"))
-            state.alive.remove(candidate.name)
-    if not state.alive:
-        raise GateNotMetError(
-            "no candidate is the same model", where="; ".join(f"{d.name}: {d.reason}" for d in state.dropped)
+    def refined(self, leader: str, refine: Refine) -> str:
+        """The leader or a small variant of it that is shown to be faster."""
+        variants = [one for one in refine(self.by_name[leader]) if one.name not in self.by_name]
+        if not variants or self._late():
+            return leader
+        self.by_name |= {one.name: one for one in variants}
+        groups = self.measure([self.by_name[leader], *variants], STAGE_PROCESSES[-1], self._schedule(2, 500))
+        best = leader
+        for one in variants:
+            self.state.errors[one.name] = self.state.errors.get(leader)
+            if one.name not in groups or leader not in groups:
+                self._note(one.name, "could not be opened or run")
+                continue
+            self.state.levels[one.name] = _level(groups[one.name])
+            ratio = compare_groups(groups, leader, one.name)
+            if ratio.high < 1:
+                best = one.name
+            else:
+                self._note(one.name, f"not shown to be faster than {leader}", ratio)
+        return best
+
+    def _heats(self) -> list[list[str]]:
+        """The candidates of each unsettled runtime in heats of a size that the machine bears."""
+        heats: list[list[str]] = []
+        for runtime in dict.fromkeys(_runtime(self.by_name[n]) for n in self.state.alive):
+            own = [n for n in self.state.alive if _runtime(self.by_name[n]) == runtime]
+            if len(own) < 2 or runtime in self.state.settled:
+                continue
+            count = math.ceil(len(own) / MOST_IN_HEAT)
+            rng = np.random.default_rng([self.race.seed, self.state.stage])
+            mixed = [own[k] for k in rng.permutation(len(own))]
+            heats += [mixed[k::count] for k in range(count)]
+        return heats
+
+    def _heat_is_all(self, heat: Sequence[str]) -> bool:
+        runtime = _runtime(self.by_name[heat[0]])
+        return set(heat) == {n for n in self.state.alive if _runtime(self.by_name[n]) == runtime}
+
+    def _run_heat(self, heat: Sequence[str]) -> bool:
+        """One heat; changes the state. True when it was all of its runtime and the rest are equally good."""
+        state, stage = self.state, self.state.stage
+        whole = self._heat_is_all(heat)
+        confidence = 1 - (1 - FAMILY_CONFIDENCE) / self.decisions
+        members = [self.by_name[n] for n in heat]
+        groups = self.measure(members, STAGE_PROCESSES[stage], self._schedule(stage, stage))
+        for name in [n for n in heat if n not in groups]:
+            self._drop(name, stage + 1, "could not be opened or run")
+        there = [n for n in heat if n in groups]
+        if not there:
+            return False
+        state.levels |= {n: _level(groups[n]) for n in there}
+        state.raced |= dict.fromkeys(there, stage + 1)
+        leader = min(there, key=lambda n: state.levels[n])
+        ratios = {n: compare_groups(groups, leader, n, confidence=confidence) for n in there if n != leader}
+        for name, ratio in ratios.items():
+            if ratio.low > 1:
+                self._drop(name, stage + 1, f"slower than {leader}", ratio)
+        left = [ratio for name, ratio in ratios.items() if name in state.alive]
+        near = 1 + self.race.precision
+        return whole and all(r.high < near and r.half_width < self.race.precision for r in left)
+
+    def _schedule(self, stage: int, salt: int) -> Schedule:
+        seconds = STAGE_S[stage]
+        return Schedule(
+            seconds, 3 * seconds + 1, min_samples=20, warmup_window_s=0.02, seed=self.race.seed + salt
         )
 
+    def seconds(self) -> float:
+        """Spent so far, those before an interruption too."""
+        return time.monotonic() - self.begin
 
-def _stage(
-    state: _State, by_name: Mapping[str, Contender], race: Race, measure: Measure, confidence: float
-) -> bool:
-    """One stage; changes ``state``. True when the candidates left are equally good."""
-    schedule = Schedule(
-        STAGE_S[state.stage], 3 * STAGE_S[state.stage] + 1, min_samples=20, seed=race.seed + state.stage
+    def _late(self) -> bool:
+        return self.seconds() > (1 - RESERVE) * self.race.budget_s
+
+    def _drop(self, name: str, stage: int, reason: str, ratio: Ratio | None = None) -> None:
+        self.state.alive.remove(name)
+        self._note(name, reason, ratio, stage)
+
+    def _note(self, name: str, reason: str, ratio: Ratio | None = None, stage: int | None = None) -> None:
+        self.state.dropped.append(
+            Dropped(
+                name=name,
+                stage=max(self.state.stage, 1) if stage is None else stage,
+                reason=reason,
+                ratio=None if ratio is None else ratio.value,
+                interval=None if ratio is None else (ratio.low, ratio.high),
+            )
+        )
+
+    def _keep(self) -> None:
+        if self.race.state is not None:
+            self.state.spent_s = self.seconds() - self.race.spent_s
+            keep(self.race.state, self.state)
+
+
+def _conclude(course: _Course, default: Contender, best: Sequence[str]) -> TuneRecord:
+    """The best against the default in fresh processes: the race's own figures flatter its winner."""
+    race, state = course.race, course.state
+    finalists = [course.by_name[n] for n in best]
+    field_ = [default, *(c for c in finalists if c.name != default.name)]
+    left = max(race.budget_s - course.seconds(), 0.0)
+    seconds = min(3.0, max(left / (4 * len(field_)), 0.4))
+    course.progress("the best against the default", 0.95)
+    schedule = Schedule(seconds, 3 * seconds + 1, min_samples=50, seed=race.seed + 1000)
+    groups = course.measure(field_, FINAL_PROCESSES, schedule)
+    if default.name not in groups:
+        raise UserError("the default settings could not be run", where=default.name)
+    same_model = default.name not in {d.name for d in state.dropped if d.stage == 0}
+    choices: dict[str, TunedChoice] = {}
+    for one in finalists:
+        if one.name not in groups:
+            course._note(one.name, "could not be opened or run")
+            continue
+        choice = _choice(course, default, one, groups)
+        if one.kind == default.kind and choice.verdict != "faster" and same_model:
+            course._note(one.name, "no faster than the default in fresh processes")
+            choice = _choice(course, default, default, groups)
+        choices[choice.runtime] = choice
+    if _runtime(default) not in choices and same_model:
+        choices[_runtime(default)] = _choice(course, default, default, groups)
+    winner = min(choices.values(), key=lambda c: (c.verdict != "faster", c.latency_ms))
+    chosen = {c.contender.name for c in choices.values()}
+    return TuneRecord(
+        default=default.name,
+        batch=race.batch,
+        winner=winner,
+        choices=tuple(choices.values()),
+        undecided=tuple(n for n in state.alive if n not in chosen),
+        dropped=tuple(state.dropped),
+        raced=tuple(
+            Raced(
+                contender=one,
+                latency_ms=state.levels.get(name),
+                error=state.errors.get(name),
+                stages=state.raced.get(name, 0),
+            )
+            for name, one in course.by_name.items()
+        ),
+        stages=state.stage,
+        seconds=course.seconds(),
+        budget_s=race.budget_s,
+        out_of_time=course.out_of_time,
+        host=host().fingerprint,
     )
-    groups = measure([by_name[n] for n in state.alive], PROCESSES, schedule)
-    state.stage += 1
-    for name in [n for n in state.alive if n not in groups]:
-        state.alive.remove(name)
-        state.dropped.append(Dropped(name=name, stage=state.stage, reason="could not be opened or run"))
-    if not state.alive:
-        raise UserError("no candidate could be run", where="; ".join(d.name for d in state.dropped))
-    leader = min(state.alive, key=lambda n: _level(groups[n]))
-    ratios = {n: compare_groups(groups, leader, n, confidence=confidence) for n in state.alive if n != leader}
-    for name, ratio in ratios.items():
-        if ratio.low > 1:
-            state.alive.remove(name)
-            state.dropped.append(_slower(name, state.stage, leader, ratio))
-    left = [ratios[n] for n in state.alive if n != leader]
-    state.alive.sort(key=lambda n: _level(groups[n]))
-    return bool(left) and all(r.high < 1 + race.precision and r.half_width < race.precision for r in left)
 
 
-def _slower(name: str, stage: int, leader: str, ratio: Ratio) -> Dropped:
-    return Dropped(
-        name=name,
-        stage=stage,
-        reason=f"slower than {leader}",
+def _choice(course: _Course, default: Contender, one: Contender, groups: Groups) -> TunedChoice:
+    samples = np.concatenate([block for process in groups[one.name] for block in process])
+    middle = median(samples)
+    value = middle.value if middle.value is not None else float(np.median(samples))
+    interval = middle.interval or (float(samples.min()), float(samples.max()))
+    spread, freedom = spread_over_processes(groups)
+    same = one.name == default.name
+    ratio = Ratio(1.0, 1.0, 1.0, 1.0, 0) if same else compare_groups(groups, default.name, one.name)
+    return TunedChoice(
+        runtime=_runtime(one),
+        contender=one,
+        recipe=course.race.recipes.get(one.model, ""),
+        latency_ms=value,
+        interval_ms=widened(value, interval, spread=spread, freedom=freedom, processes=len(groups[one.name])),
         ratio=ratio.value,
-        interval=(ratio.low, ratio.high),
+        ratio_interval=(ratio.low, ratio.high),
+        verdict="no_difference_shown" if same else judge(ratio),
     )
+
+
+def _runtime(one: Contender) -> Literal["onnxruntime", "openvino"]:
+    return RUNTIMES.get(one.kind, "onnxruntime")
 
 
 def _level(processes: Sequence[Sequence[np.ndarray]]) -> float:
@@ -215,75 +357,10 @@ def _level(processes: Sequence[Sequence[np.ndarray]]) -> float:
     return float(np.median([np.median(np.concatenate(list(blocks))) for blocks in processes]))
 
 
-def _finish(
-    state: _State,
-    by_name: Mapping[str, Contender],
-    default: Contender,
-    race: Race,
-    measure: Measure,
-    begin: float,
-    fingerprint: str,
-    *,
-    out_of_time: bool,
-) -> TuneRecord:
-    """The winner against the default in fresh processes: the race's own figures flatter the winner."""
-    winner = by_name[state.alive[0]]
-    left = max(race.budget_s - (time.monotonic() - begin), 0.0)
-    schedule = Schedule(min(2.0, left / 8), max(1.0, left / 4), min_samples=30, seed=race.seed + 1000)
-    pair = [winner] if winner.name == default.name else [default, winner]
-    groups = measure(pair, FINAL_PROCESSES, schedule)
-    if len(pair) == 2 and default.name in groups:
-        ratio = compare_groups(groups, default.name, winner.name)
-        value, interval = ratio.value, (ratio.low, ratio.high)
-    else:
-        value, interval = 1.0, (1.0, 1.0)
-    seconds = time.monotonic() - begin
-    if race.state is not None:
-        race.state.unlink(missing_ok=True)
-    return TuneRecord(
-        winner=winner,
-        default=default.name,
-        ratio=value,
-        interval=interval,
-        latency_ms=_level(groups[winner.name]),
-        undecided=tuple(n for n in state.alive if n != winner.name),
-        dropped=tuple(state.dropped),
-        stages=state.stage,
-        seconds=seconds,
-        budget_s=race.budget_s,
-        out_of_time=out_of_time,
-        host=fingerprint,
-    )
+def _measure_in_processes(feeds: Feeds) -> Measure:
+    def measure(contenders: Sequence[Contender], processes: int, schedule: Schedule) -> Groups:
+        with Field(contenders, {c.name: processes for c in contenders}) as running:
+            timed, _refused = running.measure(feeds, schedule)
+        return {name: [t.blocks for t in group] for name, group in timed.items()}
 
-
-def _resume(race: Race, candidates: Sequence[Contender], feeds: Feeds, fingerprint: str) -> _State:
-    """The state on disk if it is of this very race on this very machine, else a fresh one."""
-    identity = [fingerprint, race.seed, race.precision]
-    identity += [c.model_dump_json() for c in candidates]
-    identity += [f"{n} {a.dtype} {a.shape}" for n, a in feeds.items()]
-    identity += [str(_stamp(Path(c.model))) for c in candidates]
-    key = hashlib.sha256(json.dumps(identity).encode()).hexdigest()
-    fresh = _State(key=key, alive=[c.name for c in candidates])
-    if race.state is None or not race.state.is_file():
-        return fresh
-    try:
-        found = _State.model_validate_json(race.state.read_text())
-    except ValueError:
-        return fresh
-    return found if found.key == key and found.alive else fresh
-
-
-def _stamp(model: Path) -> tuple[int, int]:
-    if not model.exists():
-        return (0, 0)
-    facts = model.stat()
-    return (facts.st_size, facts.st_mtime_ns)
-
-
-def _keep(race: Race, state: _State, begin: float) -> None:
-    if race.state is None:
-        return
-    state.spent_s = time.monotonic() - begin
-    aside = race.state.with_name(race.state.name + f".{os.getpid()}.part")
-    aside.write_text(state.model_dump_json(indent=1))
-    aside.replace(race.state)
+    return measure

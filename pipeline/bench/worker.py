@@ -15,8 +15,6 @@ import resource
 import signal
 import sys
 import time
-from collections.abc import Callable
-from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, Final
@@ -24,18 +22,17 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from optim.contract import Feeds, Outputs, TensorSpec
-from optim.errors import FairleadError, InternalError, MissingRuntimeError, UserError
+from optim.contract import Feeds
+from optim.errors import FairleadError, InternalError
+from pipeline.bench.callers import Call, Caller, open_caller
 from pipeline.bench.contender import Contender, Opened, Usage
-from targets.contract import Session
 
 PR_SET_PDEATHSIG: Final = 1
 JSON: Final = b"J"  # first byte of a reply: what follows
 TIMINGS: Final = b"T"
-RunOnce = Callable[[Feeds], Outputs]
 
 
-def time_runs(run: RunOnce, feeds: Feeds, runs: int) -> NDArray[np.int64]:
+def time_runs(call: Call, runs: int) -> NDArray[np.int64]:
     """Nanoseconds of each of ``runs`` calls, [runs]. Only the call lies between two clock readings."""
     samples = [0] * runs
     clock = time.perf_counter_ns
@@ -44,7 +41,7 @@ def time_runs(run: RunOnce, feeds: Feeds, runs: int) -> NDArray[np.int64]:
     try:
         for i in range(runs):
             begin = clock()
-            run(feeds)
+            call()
             samples[i] = clock() - begin
     finally:
         if collecting:
@@ -52,77 +49,28 @@ def time_runs(run: RunOnce, feeds: Feeds, runs: int) -> NDArray[np.int64]:
     return np.array(samples, dtype=np.int64)
 
 
-class BusyWait:
-    """A session that takes a set time and does nothing: tells the loop's own cost from the model's."""
-
-    def __init__(self, microseconds: float) -> None:
-        self._nanoseconds = int(microseconds * 1e3)
-
-    @property
-    def inputs(self) -> tuple[TensorSpec, ...]:
-        return ()
-
-    @property
-    def outputs(self) -> tuple[TensorSpec, ...]:
-        return ()
-
-    def run(self, feeds: Feeds) -> Outputs:  # noqa: ARG002 - the session's signature
-        """Return once the time is over."""
-        end = time.perf_counter_ns() + self._nanoseconds
-        while time.perf_counter_ns() < end:
-            pass
-        return {}
-
-    def close(self) -> None:
-        """Nothing to release."""
-
-    def __enter__(self) -> BusyWait:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-
-def open_contender(contender: Contender) -> tuple[Session, str]:
-    """The session and the runtime's name and version.
-
-    Raises:
-        MissingRuntimeError: the framework or runtime is not installed.
-        UserError: a source contender without its request.
-    """
-    if contender.kind == "busy_wait":
-        return BusyWait(float(contender.model)), "busy wait"
-    if contender.kind == "onnx":
-        try:
-            import onnxruntime
-
-            from targets.reference import OrtSession
-        except ImportError as error:
-            raise MissingRuntimeError(str(error), hint="pip install 'fairlead[cpu]'") from error
-        session: Session = OrtSession(
-            Path(contender.model),
-            optimization=contender.optimization,
-            threads=contender.threads,
-            allow_spinning=contender.allow_spinning,
-        )
-        return session, f"onnxruntime {onnxruntime.__version__}"
-    if contender.request is None:
-        raise UserError("a source contender needs its conversion request", where=contender.name)
-    from pipeline.sources import open_native
-
-    session = open_native(contender.request)
-    tensorflow = sys.modules.get("tensorflow")
-    return session, f"tensorflow {tensorflow.__version__}" if tensorflow else "source framework"
-
-
 def usage() -> Usage:
     """Of this process, since its start."""
     used = resource.getrusage(resource.RUSAGE_SELF)
     return Usage(
-        peak_rss_mib=used.ru_maxrss / 1024,  # Linux counts KiB
+        peak_rss_mib=peak_rss_mib(),
         cpu_s=used.ru_utime + used.ru_stime,
         involuntary_switches=used.ru_nivcsw,
     )
+
+
+def peak_rss_mib() -> float:
+    """Greatest resident memory of this process's own program.
+
+    ``ru_maxrss`` will not do: through fork and exec it begins with what the parent held, and a small model's
+    process never comes near that.
+    """
+    try:
+        status = Path("/proc/self/status").read_text(encoding="ascii", errors="replace")
+    except OSError:
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    kib = next((line.split()[1] for line in status.splitlines() if line.startswith("VmHWM:")), None)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024 if kib is None else int(kib) / 1024
 
 
 class Worker:
@@ -130,8 +78,9 @@ class Worker:
 
     def __init__(self) -> None:
         self._contender: Contender | None = None
-        self._session: Session | None = None
+        self._caller: Caller | None = None
         self._feeds: Feeds = {}
+        self._call: Call | None = None
 
     def answer(self, request: dict[str, Any]) -> dict[str, Any] | bytes:
         """The reply to one request; the name of the request is its key ``do``."""
@@ -141,12 +90,17 @@ class Worker:
             case "feeds":
                 with np.load(request["path"], allow_pickle=False) as arrays:
                     self._feeds = {name: arrays[name] for name in arrays.files}
+                self._call = None
                 return {}
             case "run":
-                run, settle = self._loaded().run, int(request["settle"])
-                for _ in range(settle):
-                    run(self._feeds)
-                return time_runs(run, self._feeds, int(request["runs"])).tobytes()
+                call = self._bound()
+                for _ in range(int(request["settle"])):
+                    call()
+                return time_runs(call, int(request["runs"])).tobytes()
+            case "outputs":
+                arrays = self._loaded().results(self._feeds)
+                np.savez(request["path"], **arrays)  # type: ignore[arg-type]  # numpy's own options
+                return {}
             case "scenario":
                 return self._scenario(request["settings"])
             case "usage":
@@ -156,13 +110,19 @@ class Worker:
 
     def close(self) -> None:
         """Release the session."""
-        if self._session is not None:
-            self._session.close()
+        if self._caller is not None:
+            self._caller.close()
 
-    def _loaded(self) -> Session:
-        if self._session is None:
+    def _loaded(self) -> Caller:
+        if self._caller is None:
             raise InternalError("the worker was asked to run before it was asked to open")
-        return self._session
+        return self._caller
+
+    def _bound(self) -> Call:
+        """The call on the feeds at hand, made once."""
+        if self._call is None:
+            self._call = self._loaded().bind(self._feeds)
+        return self._call
 
     def _scenario(self, settings: dict[str, Any]) -> bytes:
         """Nanoseconds of the whole and of each query. Each concurrent session is a session of its own."""
@@ -170,41 +130,36 @@ class Worker:
 
         if self._contender is None:
             raise InternalError("the worker was asked for a scenario before it was asked to open")
-        more = [open_contender(self._contender)[0] for _ in range(int(settings["sessions"]) - 1)]
+        more = [open_caller(self._contender) for _ in range(int(settings["sessions"]) - 1)]
         try:
-            runs = [partial(session.run, self._feeds) for session in (self._loaded(), *more)]
+            runs = [self._bound(), *(caller.bind(self._feeds) for caller in more)]
             for run in runs:
                 run()
             begin = time.perf_counter_ns()
             match settings["name"]:
                 case "server":
-                    duration_s = settings["queries"] / settings["rate_per_s"]
-                    due = load.poisson_arrivals(settings["rate_per_s"], duration_s, settings["seed"])
+                    due = load.poisson_arrivals(settings["rate_per_s"], settings["queries"], settings["seed"])
                     latencies = load.serve(runs, due)
                 case "multi_stream":
                     latencies = load.multi_stream(runs, settings["streams"], settings["queries"])
                 case "offline":
                     latencies = np.array([load.offline(runs, settings["queries"])])
                 case _:
-                    latencies = time_runs(self._loaded().run, self._feeds, settings["queries"])
+                    latencies = time_runs(self._bound(), settings["queries"])
             whole = time.perf_counter_ns() - begin
         finally:
-            for session in more:
-                session.close()
+            for caller in more:
+                caller.close()
         return np.array([whole, *latencies], dtype=np.int64).tobytes()
 
     def _open(self, contender: Contender) -> dict[str, Any]:
-        if contender.kind == "source":
-            _bound_tensorflow_threads(contender)
         self._contender = contender
-        begin = time.perf_counter_ns()
-        self._session, runtime = open_contender(contender)
-        elapsed = time.perf_counter_ns() - begin
+        self._caller = open_caller(contender)
         opened = Opened(
-            session_creation_ms=elapsed / 1e6,
-            runtime=runtime,
-            inputs=self._session.inputs,
-            outputs=self._session.outputs,
+            session_creation_ms=self._caller.creation_ms,
+            runtime=self._caller.runtime,
+            inputs=self._caller.inputs,
+            outputs=self._caller.outputs,
         )
         return opened.model_dump()
 
@@ -221,18 +176,6 @@ def thread_environment(threads: int, *, allow_spinning: bool) -> dict[str, str]:
         "OMP_WAIT_POLICY": "ACTIVE" if allow_spinning else "PASSIVE",
         "TF_CPP_MIN_LOG_LEVEL": "2",
     }
-
-
-def _bound_tensorflow_threads(contender: Contender) -> None:
-    """Tell TensorFlow before it starts its pools; where it is not installed, opening will say so."""
-    if Path(contender.model).suffix in {".onnx", ".tflite"}:
-        return
-    try:
-        import tensorflow as tf
-    except ImportError:
-        return
-    tf.config.threading.set_intra_op_parallelism_threads(contender.threads)
-    tf.config.threading.set_inter_op_parallelism_threads(1)
 
 
 def _die_with_parent(parent: int) -> None:

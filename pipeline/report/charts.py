@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import math
 import re
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -19,12 +18,12 @@ from markupsafe import Markup, escape
 from pipeline.records import BenchComparison, BenchResult
 from pipeline.report.format_values import milliseconds, speed_up
 
-_INK: Final = "#010203"  # becomes currentColor
-_FILLS: Final = ("#8a94a6", "#4f7cac", "#1a9e8f", "#b7791f", "#a1558f")
+INK: Final = "#010203"  # becomes currentColor
+FILLS: Final = ("#8a94a6", "#4f7cac", "#1a9e8f", "#b7791f", "#a1558f")
 _INKED: Final = ("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color")
 _WIDTH_IN: Final = 10.4
 _TICKS: Final = 300  # single runs shown; more would swell the page and show nothing more
-_TAIL: Final = 0.995  # the axis ends at this quantile; what lies beyond is counted in words
+_TAIL: Final = 0.98  # the axis ends at this quantile; what lies beyond is counted in words
 
 
 class NoPlots(Exception):  # noqa: N818 - a condition of the machine, not a failure
@@ -42,36 +41,33 @@ def latency_chart(results: Sequence[BenchResult]) -> Markup:
     """
     import numpy as np
 
-    with _figure(height_in=0.78 * len(results) + 0.75) as (figure, axes, emit):
+    with drawing(height_in=0.78 * len(results) + 0.75) as (figure, axes, emit):
         samples = [np.asarray(result.raw_ms, np.float64) for result in results]
         low = min(float(s.min()) for s in samples)
         high = max(float(np.quantile(s, _TAIL)) for s in samples)
         wide = high / max(low, 1e-12) > 8
         low, high = (
-            (low / 1.08, high * 1.08) if wide else (low - 0.03 * (high - low), high + 0.03 * (high - low))
+            (low / 1.08, high * 1.5) if wide else (low - 0.03 * (high - low), high + 0.18 * (high - low))
         )
         if high <= low:
             low, high = low * 0.9, high * 1.1 or 1.0
         edges = np.geomspace(low, high, 121) if wide else np.linspace(low, high, 121)
         for row, (result, values) in enumerate(zip(results, samples, strict=True)):
             base = float(len(results) - 1 - row)
-            fill = _FILLS[row % len(_FILLS)]
+            fill = FILLS[row % len(FILLS)]
             density, _ = np.histogram(values, edges)
             heights = 0.62 * density / max(int(density.max()), 1)
             axes.stairs(base + heights, edges, baseline=base, fill=True, color=fill, alpha=0.55, linewidth=0)
             inside = np.sort(values[values <= high])
             ticks = inside[np.linspace(0, inside.size - 1, min(inside.size, _TICKS)).astype(int)]
             axes.plot(ticks, np.full(ticks.size, base - 0.11), "|", color=fill, ms=6, mew=0.5, alpha=0.35)
-            axes.plot([result.latency_ms] * 2, [base - 0.2, base + 0.66], color=_INK, lw=1.4)
-            axes.plot(result.interval_ms, [base - 0.2] * 2, color=_INK, lw=3, solid_capstyle="butt")
+            axes.plot([result.latency_ms] * 2, [base - 0.2, base + 0.66], color=INK, lw=1.4)
+            axes.plot(result.interval_ms, [base - 0.2] * 2, color=INK, lw=3, solid_capstyle="butt")
             beyond = values.size - inside.size
             note = f"  {milliseconds(result.latency_ms)}" + (f", {beyond} beyond →" if beyond else "")
-            right = _position(result.latency_ms, low, high, wide) > 0.72
-            edge = float(np.quantile(values, 0.02 if right else 0.97))
             axes.annotate(
-                note.strip(), (edge, base + 0.42), xytext=(-6 if right else 6, 0),
-                textcoords="offset points", ha="right" if right else "left", va="center",
-            )  # fmt: skip
+                note.strip(), (1.0, base + 0.42), xycoords=("axes fraction", "data"), ha="right", va="center"
+            )
         if wide:
             axes.set_xscale("log")
             _plain_log_ticks(axes)
@@ -93,13 +89,13 @@ def ratio_chart(comparisons: Sequence[BenchComparison]) -> Markup:
     Raises:
         NoPlots: matplotlib is not installed.
     """
-    with _figure(height_in=0.36 * len(comparisons) + 0.75) as (figure, axes, emit):
+    with drawing(height_in=0.36 * len(comparisons) + 0.75) as (figure, axes, emit):
         rows = range(len(comparisons) - 1, -1, -1)
-        ink = {"faster": _FILLS[2], "slower": "#c2553d", "no_difference_shown": _FILLS[0]}
+        ink = {"faster": FILLS[2], "slower": "#c2553d", "no_difference_shown": FILLS[0]}
         for row, one in zip(rows, comparisons, strict=True):
             axes.plot(one.interval, [row, row], color=ink[one.verdict], lw=3, solid_capstyle="butt")
             axes.plot([one.ratio], [row], "o", color=ink[one.verdict], ms=6)
-        axes.axvline(1.0, color=_INK, lw=0.8, ls=(0, (4, 3)))
+        axes.axvline(1.0, color=INK, lw=0.8, ls=(0, (4, 3)))
         axes.set_xscale("log")
         bounds = [x for one in comparisons for x in (*one.interval, 1.0)]
         low, high = min(bounds), max(bounds)
@@ -110,13 +106,7 @@ def ratio_chart(comparisons: Sequence[BenchComparison]) -> Markup:
         axes.set_xlabel("ratio of latencies; left of 1 the first is faster")
         figure.tight_layout(pad=0.4)
         spoken = "; ".join(f"{one.b} against {one.a}: {speed_up(one.ratio)}" for one in comparisons)
-        return emit(f"Ratios of latencies with 95 % intervals. {spoken}.")
-
-
-def _position(value: float, low: float, high: float, logarithmic: bool) -> float:
-    if logarithmic:
-        return math.log(value / low) / math.log(high / low)
-    return (value - low) / (high - low)
+        return emit(f"Ratios of latencies with {100 * comparisons[0].confidence:g} % intervals. {spoken}.")
 
 
 def _plain_log_ticks(axes: Any) -> None:
@@ -130,7 +120,7 @@ def _plain_log_ticks(axes: Any) -> None:
 
 
 @contextmanager
-def _figure(height_in: float) -> Iterator[tuple[Any, Any, Callable[[str], Markup]]]:
+def drawing(height_in: float) -> Iterator[tuple[Any, Any, Callable[[str], Markup]]]:
     try:
         import matplotlib
         from matplotlib.backends.backend_svg import FigureCanvasSVG
@@ -147,7 +137,7 @@ def _figure(height_in: float) -> Iterator[tuple[Any, Any, Callable[[str], Markup
         "axes.spines.left": False,
         "ytick.left": False,
         **dict.fromkeys(
-            ("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color"), _INK
+            ("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color"), INK
         ),
     }
     with matplotlib.rc_context(_settings(matplotlib.rcParamsDefault, style)), warnings.catch_warnings():
@@ -175,7 +165,7 @@ def _inline(figure: Any, label: str) -> Markup:
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
     svg = re.sub(r"<!--.*?-->", "", svg, flags=re.DOTALL)
     svg = re.sub(r' xmlns:xlink="[^"]*"', "", svg).replace("xlink:href", "href")
-    svg = svg.replace(_INK, "currentColor")
+    svg = svg.replace(INK, "currentColor")
     # Two plots on a page must not share ids: matplotlib numbers its groups alike in each figure.
     mark = "c" + hashlib.sha256(svg.encode()).hexdigest()[:8]
     svg = re.sub(r'\bid="([^"]+)"', rf'id="{mark}-\1"', svg)

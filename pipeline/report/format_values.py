@@ -100,3 +100,10 @@ def _exact(value: object) -> str:
 
 def _not_finite(value: float) -> str:
     return "NaN" if math.isnan(value) else "∞" if value > 0 else "-∞"
+
+
+def moment(value: float) -> str:
+    """A mean or variance with two decimals, as the MNIST system prints it, and enough digits where that says
+    nothing: ``-82.80``, ``0.0031``.
+    """
+    return f"{value:.2f}" if abs(value) >= 0.095 or value == 0 else f"{value:.2g}"

@@ -90,7 +90,7 @@ def _how_much_faster(record: RunRecord) -> Answer:
     setting = f"{chosen.b} against {chosen.a}, {chosen.device}, batch {chosen.batch}"
     interval = (
         f"ratio of latencies {significant(chosen.ratio)}, "
-        f"95 % interval {significant(low)} to {significant(high)}"
+        f"{100 * chosen.confidence:g} % interval {significant(low)} to {significant(high)}"
     )
     if chosen.verdict == "no_difference_shown":
         return Answer(question, "No difference shown", (setting, interval), "plain")

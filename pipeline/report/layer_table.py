@@ -28,6 +28,7 @@ class LayerLine:
     op: str
     output_shape: tuple[int | None, ...]
     parameters: int
+    tensor_before: str  # the ONNX tensor that carries the layer's result as converted
     nodes: tuple[str, ...]  # ONNX nodes after optimisation
     tensor: str  # the ONNX tensor that carries the layer's result after optimisation
     weights: tuple[WeightLine, ...]
@@ -49,6 +50,7 @@ def _mapped(row: LayerMapRow) -> LayerLine:
         op=row.op,
         output_shape=row.output_shape,
         parameters=row.parameters,
+        tensor_before=row.tensor_before,
         nodes=row.nodes_after,
         tensor=row.tensor_after,
         weights=_together([_weight(weight) for weight in row.weights]),
@@ -87,6 +89,7 @@ def _unmapped(layer: LayerRecord) -> LayerLine:
         op=layer.op,
         output_shape=layer.output_shape,
         parameters=layer.parameters,
+        tensor_before="",
         nodes=(),
         tensor="",
         weights=tuple(WeightLine((name,), before, None, "") for name, before in layer.weights),

@@ -16,16 +16,19 @@ import jinja2
 from markupsafe import Markup
 
 from optim.errors import UserError
-from pipeline.config import ReportConfig
+from pipeline.config import GateConfig, ReportConfig
+from pipeline.parity.feature_maps import FeatureMaps
 from pipeline.parity.layer_map import LayerMapRow
-from pipeline.records import BenchResult, ComparisonRecord, RunRecord
+from pipeline.records import BenchResult, ComparisonRecord, ParityRecord, RunRecord
 from pipeline.report import format_values as fmt
+from pipeline.report.bench_facts import bench_facts
 from pipeline.report.charts import NoPlots, latency_chart, ratio_chart
 from pipeline.report.headline import QUESTIONS, headline, main_comparison, model_in_one_line
 from pipeline.report.layer_table import layer_lines, weight_text
+from pipeline.report.parity_plots import error_growth, pictures
 from targets.markdown import markdown_code, markdown_text
 
-_TEMPLATES = Path(__file__).parent / "templates"
+TEMPLATES = Path(__file__).parent / "templates"
 REPORT_JSON_VERSION = 1
 
 
@@ -39,7 +42,11 @@ class LatencyPlot:
 
 
 def render(
-    record: RunRecord, layer_map: Sequence[LayerMapRow], out_dir: Path, config: ReportConfig
+    record: RunRecord,
+    layer_map: Sequence[LayerMapRow],
+    out_dir: Path,
+    config: ReportConfig,
+    feature_maps: Sequence[FeatureMaps] = (),
 ) -> list[Path]:
     """Write ``report.json``, and ``report.html`` and ``report.md`` unless the config turns them off.
 
@@ -48,6 +55,7 @@ def render(
         layer_map: the rows that parity made of the source's layers; may be empty.
         out_dir: made when missing.
         config: names the title and the formats.
+        feature_maps: pictures of what layers compute.
 
     Returns:
         What was written, the page first.
@@ -55,16 +63,19 @@ def render(
     Raises:
         UserError: the folder cannot be written.
     """
-    facts = _facts(record, layer_map, config)
+    facts = _facts(record, layer_map, config) | {
+        "growth_plot": growth_plot(record.parity_detail),
+        "pictures": pictures(feature_maps),
+    }
     texts: dict[str, str] = {}
     if config.html:
-        texts["report.html"] = _html_environment().get_template("report.html.j2").render(facts)
+        texts["report.html"] = html_environment().get_template("report.html.j2").render(facts)
     if config.markdown:
         texts["report.md"] = _markdown_environment().get_template("report.md.j2").render(facts)
     texts["report.json"] = _json(record, layer_map)
     try:
         out_dir.mkdir(parents=True, exist_ok=True)
-        return [_write_whole(out_dir / name, text) for name, text in texts.items()]
+        return [write_whole(out_dir / name, text) for name, text in texts.items()]
     except OSError as error:
         raise UserError(f"cannot write the report: {error.strerror}", where=str(out_dir)) from error
 
@@ -83,11 +94,12 @@ def _facts(record: RunRecord, layer_map: Sequence[LayerMapRow], config: ReportCo
         "parameters": sum(layer.parameters for layer in layers),
         "latency_plots": _latency_plots(record),
         "ratio_plot": _ratio_plot(record),
+        **bench_facts(record),
         "ops": sorted({*record.optimize.ops_before, *record.optimize.ops_after}),
         "environment": tuple(flat(record.environment)),
         "bench_host": tuple(flat(record.benchmark.host)) if record.benchmark else (),
         "config_json": json.dumps(record.config, indent=2, ensure_ascii=False, default=str),
-        "style": Markup((_TEMPLATES / "style.css").read_text(encoding="utf-8")),  # our own file
+        "style": Markup((TEMPLATES / "style.css").read_text(encoding="utf-8")),  # our own file
     }
 
 
@@ -148,6 +160,21 @@ def _ratio_plot(record: RunRecord) -> Markup | None:
         return None
 
 
+def growth_plot(record: ParityRecord) -> Markup | None:
+    """Error over depth, where layers were compared; None too where matplotlib is missing."""
+    bound = record.gate.get("max_abs_over_range") or GateConfig().max_abs_over_range
+    try:
+        return error_growth(record.layers, bound)
+    except NoPlots:
+        return None
+
+
+def worst_of(comparisons: Sequence[ComparisonRecord], room: int = 4) -> list[ComparisonRecord]:
+    """The comparisons whose worst elements are shown: failures first, then the farthest apart."""
+    order = sorted(comparisons, key=lambda c: (c.passed, -c.metrics.max_abs_over_range))
+    return order[:room]
+
+
 def _json(record: RunRecord, layer_map: Sequence[LayerMapRow]) -> str:
     body = {
         "report_version": REPORT_JSON_VERSION,
@@ -159,7 +186,7 @@ def _json(record: RunRecord, layer_map: Sequence[LayerMapRow]) -> str:
 
 def _environment(**options: Any) -> jinja2.Environment:
     environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(_TEMPLATES),
+        loader=jinja2.FileSystemLoader(TEMPLATES),
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
@@ -181,11 +208,14 @@ def _environment(**options: Any) -> jinja2.Environment:
     environment.filters["shape"] = fmt.shape
     environment.filters["weight"] = weight_text
     environment.filters["notable"] = notable
+    environment.filters["notable_worst"] = worst_of
+    environment.filters["moment"] = fmt.moment
     return environment
 
 
 @functools.cache
-def _html_environment() -> jinja2.Environment:
+def html_environment() -> jinja2.Environment:
+    """Templates of pages: every text escaped, every number with all its digits beside it."""
     environment = _environment(autoescape=True)
     for name in ("sci", "db", "ms", "sec", "count", "size", "percent", "sig", "speed_up"):
         environment.filters[name] = _with_all_digits(environment.filters[name])
@@ -204,7 +234,7 @@ def _markdown_environment() -> jinja2.Environment:
     return environment
 
 
-def _write_whole(file: Path, text: str) -> Path:
+def write_whole(file: Path, text: str) -> Path:
     """Write aside, then move into place."""
     handle, aside = tempfile.mkstemp(prefix=f".{file.name}.", dir=file.parent)
     try:

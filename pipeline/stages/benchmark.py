@@ -1,21 +1,36 @@
-"""Stage benchmark: source framework, converted and optimised model, interleaved in one run."""
+"""Stage benchmark: source, converted and optimised model, interleaved in one run; and all beside latency."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from optim.contract import Feeds, TensorSpec
 from optim.errors import UserError
-from optim.model import load, signature
+from optim.model import load, save, signature
+from pipeline.bench.child import Child
+from pipeline.bench.complete import measure_all
 from pipeline.bench.contender import Contender
-from pipeline.bench.study import benchmark
-from pipeline.config import BenchmarkConfig
-from pipeline.feeds import batch_size, load_data, random, ranges_of
-from pipeline.records import BenchmarkRecord, ConvertRecord
+from pipeline.bench.expectation import compare_with_expected
+from pipeline.bench.records import BenchmarkRecord, TuneRecord
+from pipeline.bench.tune_model import Subject, tune_model
+from pipeline.config import BenchmarkConfig, TuneConfig
+from pipeline.feeds import batch_size, load_data, random, ranges_of, zeros
+from pipeline.records import ConvertRecord, OptimizeRecord
 from pipeline.sources.contract import ConvertRequest, Progress
 from pipeline.stages.contract import CONVERTED, OPTIMIZED, StageContext
 from pipeline.stages.convert import source_request
+from targets.closeness import Gate
+from targets.manifest import MANIFEST_FILE, Manifest, integrity_problems, read_manifest
+from targets.references import Reference, load_reference
+
+RACES = "races"  # folder in the store: state of races, which outlives a killed step
+Ranges = Mapping[str, tuple[float, float]]
+
+
+def tuned_file(runtime: str) -> str:
+    """Name of the tuned graph that the step leaves for a runtime's bundle."""
+    return f"tuned_{runtime}.onnx"
 
 
 def execute(context: StageContext) -> BenchmarkRecord:
@@ -30,35 +45,80 @@ def execute(context: StageContext) -> BenchmarkRecord:
     ranges = {} if dataset is None else ranges_of(dataset)
     request = source_request(config, context.record_of("convert", ConvertRecord))
     models = {"raw": converted, "optimized": context.done["optimize"] / OPTIMIZED}
-    contenders = [
-        _source(name, request, settings) if name == "source" else _onnx(name, models[name], settings)
-        for name in settings.contenders
-    ]
-    return benchmark(contenders, settings, _feeds(inputs, settings, ranges), context.progress)
+    contenders = swept(
+        [
+            _source(name, request, settings) if name == "source" else _onnx(name, models[name], settings)
+            for name in settings.contenders
+        ],
+        settings,
+    )
+    tuner = None if settings.tune is None else _run_tuner(context, settings, models, inputs, ranges)
+    record = measure_all(
+        contenders, settings, _feeds(inputs, settings, ranges), context.progress, tuner=tuner
+    )
+    if record.tune is not None:
+        for choice in record.tune.choices:
+            save(load(Path(choice.contender.model)), context.out / tuned_file(choice.runtime))
+    return record
+
+
+def _run_tuner(
+    context: StageContext,
+    settings: BenchmarkConfig,
+    models: Mapping[str, Path],
+    inputs: Sequence[TensorSpec],
+    ranges: Ranges,
+) -> Callable[[Progress], TuneRecord]:
+    """The race of a run: held to the source's own answers, which the parity step kept."""
+    wanted = settings.tune or TuneConfig()
+    stored = sorted((context.done["parity"] / "references").glob("*.npz"))
+    gate = context.config.parity.gate
+    recipe = context.record_of("optimize", OptimizeRecord).recipe
+    subject = Subject(
+        default=_onnx("default", models["optimized"], settings),
+        models={"raw": models["raw"], recipe: models["optimized"]},
+        raw=models["raw"],
+        references=tuple(load_reference(file) for file in stored),
+        gate=Gate(gate.max_abs_over_range, gate.snr_db),
+    )
+    folder = Path(context.config.store).absolute() / RACES
+    feeds = _one_feed(inputs, wanted.batch, settings.seed, ranges)
+    return lambda progress: tune_model(subject, wanted, feeds, folder, settings.seed, progress)
 
 
 def benchmark_files(
-    requests: Sequence[ConvertRequest], settings: BenchmarkConfig, progress: Progress
+    requests: Sequence[ConvertRequest],
+    settings: BenchmarkConfig,
+    progress: Progress,
+    *,
+    store: Path = Path(".fairlead/store"),
 ) -> BenchmarkRecord:
-    """Time models of any format against each other; all must have the same inputs.
+    """Time models of any format, and bundles, against each other; all must have the same inputs.
+
+    A bundle runs with the settings in its manifest, and is compared with the latency it expects.
 
     Raises:
-        UserError: a file is missing, or the inputs differ.
+        UserError: a file is missing, the inputs differ, or there is no ONNX model to tune.
     """
     from pipeline.sources import open_source
 
-    contenders = []
+    contenders: list[Contender] = []
     signatures: dict[str, tuple[TensorSpec, ...]] = {}
+    manifests: dict[str, Manifest] = {}
     names = _names([request.model for request in requests])
     for name, request in zip(names, requests, strict=True):
         path = Path(request.model)
-        if path.suffix == ".onnx":
+        if (path / MANIFEST_FILE).is_file():
+            manifests[name] = _intact(path)
+            contenders.append(bundle_contender(name, path, manifests[name]))
+            signatures[name] = signature(load(Path(contenders[-1].model)))[0]
+        elif path.suffix == ".onnx":
             signatures[name] = signature(load(path))[0]
-            contenders.append(_onnx(name, path, settings))
+            contenders += swept([_onnx(name, path, settings)], settings)
         else:
             with open_source(request) as session:
                 signatures[name] = session.inputs
-            contenders.append(_source(name, request, settings))
+            contenders += swept([_source(name, request, settings)], settings)
     first, *others = signatures.items()
     for name, specs in others:
         if {spec.name for spec in specs} != {spec.name for spec in first[1]}:
@@ -66,7 +126,90 @@ def benchmark_files(
                 f"{name} has inputs {sorted(spec.name for spec in specs)}",
                 expected=f"those of {first[0]}: {sorted(spec.name for spec in first[1])}",
             )
-    return benchmark(contenders, settings, _feeds(first[1], settings, {}), progress)
+    feeds = _feeds(first[1], settings, {})
+    tuner = None
+    if settings.tune is not None:
+        tuner = _file_tuner(contenders, settings, first[1], store.absolute() / RACES)
+    record = measure_all(contenders, settings, feeds, progress, tuner=tuner)
+    found = [
+        compare_with_expected(one, manifests[one.contender].benchmark.get("expected", {}), record.host)
+        for one in record.results
+        if one.contender in manifests
+    ]
+    return record.model_copy(update={"expectations": tuple(one for one in found if one is not None)})
+
+
+def bundle_contender(name: str, folder: Path, manifest: Manifest) -> Contender:
+    """A bundle with the settings that its manifest records.
+
+    Raises:
+        UserError: its target is not one that a benchmark runs in place.
+    """
+    if manifest.target != "onnxruntime":
+        raise UserError(
+            f"a bundle for {manifest.target} is not benchmarked in place",
+            where=str(folder),
+            expected="a bundle for onnxruntime, or a model file",
+        )
+    options = manifest.artefact.options
+    return Contender(
+        name=name,
+        kind="onnx",
+        model=str(folder / manifest.artefact.files[0]),
+        optimization=options.get("optimization", "all"),
+        threads=options.get("threads") or _all_cores(),
+        allow_spinning=bool(options.get("allow_spinning", False)),
+        io_binding=bool(options.get("io_binding", False)),
+    )
+
+
+def swept(contenders: Sequence[Contender], settings: BenchmarkConfig) -> list[Contender]:
+    """Each contender at each number of threads; the first keeps its name."""
+    first, *more = settings.thread_counts
+    return [
+        one if count == first else _with_threads(one, count) for count in (first, *more) for one in contenders
+    ]
+
+
+def _with_threads(one: Contender, threads: int) -> Contender:
+    name = f"{one.name}, {threads} thread{'s' if threads != 1 else ''}"
+    return one.model_copy(update={"name": name, "threads": threads})
+
+
+def _file_tuner(
+    contenders: Sequence[Contender], settings: BenchmarkConfig, inputs: Sequence[TensorSpec], folder: Path
+) -> Callable[[Progress], TuneRecord]:
+    """The race of a single file: held to its own unoptimised answers, since there is no source."""
+    default = next((one for one in contenders if one.kind == "onnx"), None)
+    if default is None:
+        raise UserError("there is no ONNX model to tune", hint="`fairlead convert` makes one")
+    wanted = settings.tune or TuneConfig()
+
+    def race(progress: Progress) -> TuneRecord:
+        size = batch_size(inputs, wanted.batch)
+        given = {"zeros": zeros(inputs, size), "random": random(inputs, seed=1, batch=size)}
+        with Child(default.model_copy(update={"optimization": "off"})) as child:
+            child.open()
+            references = tuple(Reference(n, f, child.outputs(f)) for n, f in given.items())
+        path = Path(default.model)
+        subject = Subject(default, {"as given": path}, path, references, Gate())
+        feeds = _one_feed(inputs, wanted.batch, settings.seed, {})
+        return tune_model(subject, wanted, feeds, folder, settings.seed, progress)
+
+    return race
+
+
+def _intact(folder: Path) -> Manifest:
+    manifest = read_manifest(folder)
+    if problems := integrity_problems(folder, manifest):
+        raise UserError("; ".join(problems), where=str(folder), expected="a bundle as it was made")
+    return manifest
+
+
+def _all_cores() -> int:
+    import psutil
+
+    return psutil.cpu_count(logical=False) or 1
 
 
 def _names(models: Sequence[str]) -> list[str]:
@@ -79,12 +222,14 @@ def _names(models: Sequence[str]) -> list[str]:
     ]
 
 
-def _feeds(
-    inputs: Sequence[TensorSpec], settings: BenchmarkConfig, ranges: Mapping[str, tuple[float, float]]
-) -> dict[int, Feeds]:
+def _feeds(inputs: Sequence[TensorSpec], settings: BenchmarkConfig, ranges: Ranges) -> dict[int, Feeds]:
     """Inputs for each batch size; a fixed batch allows its own size only."""
     sizes = dict.fromkeys(batch_size(inputs, wanted) for wanted in settings.batch)
-    return {size: random(inputs, seed=settings.seed, batch=size, ranges=ranges) for size in sizes}
+    return {size: _one_feed(inputs, size, settings.seed, ranges) for size in sizes}
+
+
+def _one_feed(inputs: Sequence[TensorSpec], batch: int, seed: int, ranges: Ranges) -> Feeds:
+    return random(inputs, seed=seed, batch=batch_size(inputs, batch), ranges=ranges)
 
 
 def _source(name: str, request: ConvertRequest, settings: BenchmarkConfig) -> Contender:
@@ -93,7 +238,7 @@ def _source(name: str, request: ConvertRequest, settings: BenchmarkConfig) -> Co
         kind="source",
         model=request.model,
         request=request,
-        threads=settings.threads,
+        threads=settings.thread_counts[0],
         allow_spinning=settings.allow_spinning,
     )
 
@@ -103,6 +248,7 @@ def _onnx(name: str, path: Path, settings: BenchmarkConfig) -> Contender:
         name=name,
         kind="onnx",
         model=str(path),
-        threads=settings.threads,
+        threads=settings.thread_counts[0],
         allow_spinning=settings.allow_spinning,
+        device=settings.device,
     )

@@ -5,12 +5,14 @@ here.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from optim.contract import Feeds
-from optim.errors import UnsupportedModelError, UserError
+from optim.errors import MissingRuntimeError, UnsupportedModelError, UserError
 from pipeline.bench.cuda import (
     CudaRecord,
     CudaSettings,
@@ -20,7 +22,8 @@ from pipeline.bench.cuda import (
     measure_matrix,
     provider_options,
 )
-from pipeline.bench.cuda_device import find_device
+from pipeline.bench.cuda_child import measure_in_children
+from pipeline.bench.cuda_device import TF32_OVERRIDE, GpuModel, _providers, find_device, require_tf32
 
 FEEDS = {"x": np.zeros((1, 1000), np.float32)}  # 4000 bytes
 
@@ -100,7 +103,8 @@ def test_finding_the_device_gives_a_device_or_a_reason() -> None:
 
 def test_every_part_is_reported_separately_and_the_launch_gap_follows() -> None:
     device = FakeDevice()
-    record = measure_matrix(device, "m.onnx", {1: FEEDS}, matrix(), runs=20, energy_window_s=6.0)
+    cells = [c for c in matrix() if c.runtime == "onnxruntime" and not c.stock]
+    record = measure_matrix(device, "m.onnx", {1: FEEDS}, cells, runs=20, energy_window_s=6.0)
     assert record.status == "measured"
     assert len(record.results) == 12
     eager = next(r for r in record.results if r.settings == CudaSettings())
@@ -169,4 +173,166 @@ def test_what_moves_numbers_is_stated_always() -> None:
 
 def test_a_graph_needs_bound_buffers() -> None:
     assert all(c.bound for c in matrix() if c.graph)
-    assert len(set(matrix())) == 12
+    assert len(set(matrix())) == len(matrix())
+    onnx = [c for c in matrix() if c.runtime == "onnxruntime" and not c.stock]
+    assert len(onnx) == 12
+    assert len([c for c in matrix(precision="fp16") if c.runtime == "onnxruntime"]) == 6
+    assert [c.title for c in matrix() if c.stock] == ["fp32, session.run as installed"]
+    assert any(c.runtime == "tensorrt" for c in matrix(tensorrt=True))
+
+
+def test_figures_of_fp32_are_refused_where_tf32_may_slip_in() -> None:
+    """The CUDA libraries read the override once, so a process is of one kind."""
+    require_tf32(CudaSettings(), {TF32_OVERRIDE: "0"})
+    require_tf32(CudaSettings(tf32=True), {})
+    require_tf32(CudaSettings(precision="fp16"), {})
+    with pytest.raises(UserError, match="must be off"):
+        require_tf32(CudaSettings(), {})
+    for cell in (CudaSettings(tf32=True), CudaSettings(stock=True, bound=False)):
+        with pytest.raises(UserError, match="off for the whole process"):
+            require_tf32(cell, {TF32_OVERRIDE: "0"})
+
+
+def test_children_without_a_gpu_say_not_measured(tmp_path: Path) -> None:
+    if find_device()[0] is not None:
+        pytest.skip("this machine has a GPU")
+    record = measure_in_children(str(tmp_path / "m.onnx"), {1: FEEDS}, matrix())
+    assert record.status == "not measured"
+    assert record.reason
+    assert record.results == ()
+
+
+class Entries:
+    """Session or run options: what was set."""
+
+    log_severity_level = 0
+
+    def __init__(self) -> None:
+        self.entries: dict[str, str] = {}
+
+    def add(self, key: str, value: str) -> None:
+        self.entries[key] = value
+
+    add_session_config_entry = add_run_config_entry = add
+
+
+class FakeOrt:
+    """ONNX Runtime as far as a bound session needs it; the network doubles its input."""
+
+    SessionOptions = RunOptions = Entries
+
+    def __init__(self, memory: dict[int, np.ndarray], provider: str = "CUDAExecutionProvider") -> None:
+        self.memory, self.provider = memory, provider
+        self.sessions: list[FakeSession] = []
+
+    def InferenceSession(self, model: str, options: Entries, providers: list[Any]) -> FakeSession:
+        self.sessions.append(FakeSession(self, options, providers))
+        return self.sessions[-1]
+
+
+class FakeSession:
+    def __init__(self, ort: FakeOrt, options: Entries, providers: list[Any]) -> None:
+        self.ort, self.options, self.providers = ort, options, providers
+        self.runs: list[dict[str, str]] = []
+
+    def get_providers(self) -> list[str]:
+        return [self.ort.provider]
+
+    def get_outputs(self) -> list[Any]:
+        return [type("Output", (), {"name": "y"})]
+
+    def run(self, _names: None, feeds: Feeds) -> list[np.ndarray]:
+        return [2 * feeds["x"]]
+
+    def io_binding(self) -> Any:
+        class Binding:
+            ends: dict[str, int] = {}  # noqa: RUF012 - one class a binding
+
+            def bind(self, name: str, *rest: Any) -> None:
+                self.ends[name] = rest[-1]
+
+            bind_input = bind_output = bind
+
+        return Binding()
+
+    def run_with_iobinding(self, binding: Any, options: Entries) -> None:
+        self.runs.append(options.entries)
+        self.ort.memory[binding.ends["y"]][...] = 2 * self.ort.memory[binding.ends["x"]]
+
+
+class FakeBuffers:
+    """Device memory that is host memory under made-up addresses."""
+
+    name, l2_bytes, stream_pointer = "fake", 10_000, 77
+
+    def __init__(self) -> None:
+        self.memory: dict[int, np.ndarray] = {}
+        self.released = False
+
+    def put(self, array: np.ndarray) -> int:
+        self.memory[len(self.memory)] = array.copy()
+        return len(self.memory) - 1
+
+    def pointer(self, held: int) -> int:
+        return held
+
+    def pinned(self, array: np.ndarray) -> np.ndarray:
+        return array.copy()
+
+    def copy_in(self, held: int, source: np.ndarray) -> None:
+        self.memory[held][...] = source
+
+    def copy_out(self, held: int, result: np.ndarray) -> None:
+        result[...] = self.memory[held]
+
+    def by_events_ms(self, work: Any) -> float:
+        work()
+        return 0.25
+
+    def synchronize(self) -> None:
+        pass
+
+    def memory_used_mib(self) -> float:
+        return 1.0
+
+    def release(self) -> None:
+        self.released = True
+
+
+def test_bound_runs_read_and_write_the_buffers_on_our_stream(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(TF32_OVERRIDE, "0")
+    buffers = FakeBuffers()
+    ort = FakeOrt(buffers.memory)
+    given = {"x": np.arange(4, dtype=np.float32)}
+    model = GpuModel(ort, buffers, Path("m.onnx"), CudaSettings(graph=True, layout="NHWC"), given, 2)
+    bound = ort.sessions[0]
+    ((provider, options),) = bound.providers
+    assert (provider, options["user_compute_stream"], options["enable_cuda_graph"]) == (
+        "CUDAExecutionProvider", "77", "1",
+    )  # fmt: skip
+    assert bound.options.entries["session.disable_cpu_ep_fallback"] == "1"
+    assert ort.sessions[1].providers[0][1]["enable_cuda_graph"] == "0"  # plain: for the outputs' shapes
+    gpu_ms, host_ms = model.timed_run(1)
+    assert gpu_ms == 0.25
+    assert host_ms > 0
+    assert bound.runs[-1] == {"disable_synchronize_execution_providers": "1", "gpu_graph_id": "2"}
+    model.copy_out()
+    np.testing.assert_array_equal(model._results[0], 2 * np.roll(given["x"], 1))
+    assert model.copy_in(0, pinned=True) == 0.25
+    model.close()
+    assert buffers.released
+
+
+def test_a_session_that_fell_back_is_no_measurement(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(TF32_OVERRIDE, raising=False)
+    ort = FakeOrt({}, provider="CPUExecutionProvider")
+    with pytest.raises(MissingRuntimeError, match="fell back"):
+        GpuModel(ort, FakeBuffers(), Path("m.onnx"), CudaSettings(tf32=True), FEEDS, 2)
+
+
+def test_tensorrt_is_asked_first_and_the_stock_session_gets_no_options() -> None:
+    tensorrt = _providers(CudaSettings(runtime="tensorrt", precision="fp16", graph=True), 5)
+    assert tensorrt[0][0] == "TensorrtExecutionProvider"
+    assert (tensorrt[0][1]["trt_fp16_enable"], tensorrt[0][1]["trt_cuda_graph_enable"]) == ("1", "1")
+    assert tensorrt[1][0] == "CUDAExecutionProvider"
+    assert _providers(CudaSettings(stock=True, bound=False, tf32=True), None) == ["CUDAExecutionProvider"]

@@ -38,7 +38,9 @@ def benchmark(*results: BenchResult, host: dict[str, Any] | None = None) -> Benc
         ({"latency_ms": 11.0, "interval_ms": (10.8, 11.2)}, {"latency": 0.1}, []),
         ({"latency_ms": 9.0, "interval_ms": (8.9, 9.1)}, {}, []),
         ({"latency_ms": 11.0, "interval_ms": (8.0, 14.0)}, {}, []),  # too unsure to say
-        ({"peak_rss_mib": 104.0}, {}, []),
+        ({"peak_rss_mib": 101.0}, {}, []),
+        ({"peak_rss_mib": 110.0, "peak_rss_interval_mib": (99.0, 110.0)}, {}, []),  # one process only
+        ({"peak_rss_mib": 110.0, "peak_rss_interval_mib": (109.0, 110.0)}, {}, ["peak_rss_mib"]),
         ({"peak_rss_mib": 110.0}, {}, ["peak_rss_mib"]),
         ({"file_bytes": 1100}, {}, ["file_bytes"]),
     ],
@@ -48,6 +50,21 @@ def test_gate(changes: dict[str, Any], limits: dict[str, float], failing: list[s
     assert [c.figure for c in found.checks if not c.passed] == failing
     assert found.status == ("gate_not_met" if failing else "ok")
     assert len(found.checks) == 3
+
+
+def test_a_machine_that_slowed_down_by_itself_is_no_regression() -> None:
+    worse = result(latency_ms=11.0, interval_ms=(10.8, 11.2))
+    then, now = {**HOST, "clock_probes_ms": [1.0, 1.01]}, {**HOST, "clock_probes_ms": [1.1, 1.1]}
+    found = gate(benchmark(worse, host=now), benchmark(result(), host=then))
+    assert found.status == "ok"
+    assert "1.089 to 1.100 times as long" in found.notes[0]
+    restless = gate(
+        benchmark(worse, host={**HOST, "clock_probes_ms": [1.0, 1.0]}),
+        benchmark(result(), host={**HOST, "clock_probes_ms": [1.0, 1.5]}),
+    )
+    assert restless.status == "gate_not_met"  # it was slower then, if anything
+    quicker = gate(benchmark(worse, host=then), benchmark(result(), host=now))
+    assert quicker.status == "gate_not_met"
 
 
 def test_an_improvement_is_called_one() -> None:

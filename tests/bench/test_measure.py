@@ -46,7 +46,7 @@ def test_every_sample_is_kept_and_rounds_are_complete() -> None:
 
 def test_the_loop_itself_costs_little() -> None:
     """Two readings of the clock and a call, of which the design allows 2 µs."""
-    samples = time_runs(lambda _: {}, {}, 5000)
+    samples = time_runs(dict, 5000)
     assert samples.dtype == np.int64
     assert np.median(samples) < 2000
 
@@ -65,6 +65,16 @@ def test_onnx_contender_reports_its_session(tmp_path: Path) -> None:
         assert child.run(7, settle=1).shape == (7,)
     assert contender.file_bytes() == model.stat().st_size
     assert not psutil.pid_exists(child.pid) or psutil.Process(child.pid).status() == psutil.STATUS_ZOMBIE
+
+
+def test_peak_memory_is_the_childs_own() -> None:
+    """Not the parent's, which fork and exec hand down as the child's ``ru_maxrss``."""
+    ballast = np.ones(400 << 17)  # 400 MiB in this process
+    with Child(busy("a", 100)) as child:
+        child.open()
+        child.run(1)
+        assert child.usage().peak_rss_mib < 300
+    assert ballast.nbytes > 300 << 20
 
 
 def test_a_missing_model_is_refused_and_the_others_go_on(tmp_path: Path) -> None:

@@ -15,13 +15,14 @@ from optim.errors import UserError
 from pipeline.bench import load
 from pipeline.bench.contender import Contender
 from pipeline.bench.scenarios import (
-    Scenario,
     ScenarioRecord,
+    fitted,
     highest_rate,
     judge_scenario,
     run_scenario,
-    thread_variants,
+    run_scenarios,
 )
+from pipeline.config import ScenarioConfig
 from tests.bench.models import chain, feeds
 
 BUSY = Contender(name="busy", kind="busy_wait", model="500")
@@ -29,10 +30,11 @@ BUSY = Contender(name="busy", kind="busy_wait", model="500")
 
 def test_arrivals_are_poisson() -> None:
     scipy_stats = pytest.importorskip("scipy.stats")
-    due = load.poisson_arrivals(1000.0, 5.0, seed=3)
-    assert abs(len(due) - 5000) < 4 * 5000**0.5
+    due = load.poisson_arrivals(1000.0, 5000, seed=3)
+    assert len(due) == 5000
+    assert abs(due[-1] - 5.0) < 4 * 5000**0.5 / 1000
     assert scipy_stats.kstest(np.diff(due), "expon", args=(0, 1e-3)).pvalue > 0.001
-    assert np.array_equal(due, load.poisson_arrivals(1000.0, 5.0, seed=3))
+    assert np.array_equal(due, load.poisson_arrivals(1000.0, 5000, seed=3))
 
 
 def test_waiting_in_the_queue_counts() -> None:
@@ -61,7 +63,7 @@ def test_a_failure_in_a_thread_is_not_lost() -> None:
 def test_scenarios_through_a_real_session(name: str, tmp_path: Path) -> None:
     pytest.importorskip("onnxruntime")
     contender = Contender(name="m", kind="onnx", model=str(chain(tmp_path / "m.onnx", layers=3)))
-    scenario = Scenario.model_validate(
+    scenario = ScenarioConfig.model_validate(
         {"name": name, "sessions": 2, "queries": 50, "streams": 4, "rate_per_s": 100.0}
     )
     record = run_scenario(contender, scenario, feeds(batch=2), batch=2)
@@ -80,7 +82,7 @@ def test_scenarios_through_a_real_session(name: str, tmp_path: Path) -> None:
 
 
 def test_an_overloaded_server_is_invalid() -> None:
-    scenario = Scenario(name="server", rate_per_s=100.0, bound_ms=5.0)
+    scenario = ScenarioConfig(name="server", rate_per_s=100.0, bound_ms=5.0)
     fine = judge_scenario(BUSY, scenario, np.full(500, 2.0), 5.0, 1)
     assert fine.valid
     behind = judge_scenario(BUSY, scenario, np.full(500, 2.0), 10.0, 1)
@@ -90,20 +92,44 @@ def test_an_overloaded_server_is_invalid() -> None:
 
 
 def test_highest_rate_is_found_by_bisection() -> None:
-    scenario = Scenario(name="server", rate_per_s=1.0)
+    """A server that does 320 queries a second at most: what it is offered beyond 5 % more, it cannot do."""
+    scenario = ScenarioConfig(name="server", rate_per_s=1.0)
 
     def measure(rate: float) -> ScenarioRecord:
-        wall = 500 / rate if rate <= 320 else 500 / 320
+        last_due_s = float(load.poisson_arrivals(rate, 500, scenario.seed)[-1])
+        wall = max(last_due_s, 500 / 320) + load.START_S
         return judge_scenario(BUSY, scenario.model_copy(update={"rate_per_s": rate}), np.ones(500), wall, 1)
 
-    assert 280 < highest_rate(measure, 10, 5000, steps=8) <= 340
+    true_rate = 500 / float(load.poisson_arrivals(1.0, 500, scenario.seed)[-1])  # of these very arrivals
+    found = highest_rate(measure, 10, 5000, steps=12) * true_rate
+    assert 320 < found <= 320 / 0.95 * 1.02
     assert highest_rate(measure, 1000, 5000) == 0.0
     with pytest.raises(UserError, match="no range"):
         highest_rate(measure, 5, 5)
 
 
-def test_thread_variants_have_names_of_their_own() -> None:
-    assert [(c.name, c.threads) for c in thread_variants(BUSY, (1, 2))] == [
-        ("busy (1 threads)", 1),
-        ("busy (2 threads)", 2),
-    ]
+def test_what_a_scenario_leaves_open_follows_from_the_latency() -> None:
+    server = fitted(ScenarioConfig(name="server", sessions=2), 10.0, most_seconds=2.0)
+    assert server.rate_per_s == pytest.approx(100.0)  # half of 2 sessions x 100 a second
+    assert server.queries == 200
+    assert fitted(ScenarioConfig(name="server"), 0.01, 2.0).rate_per_s == 2000  # the generator's own limit
+    assert fitted(ScenarioConfig(name="server", rate_per_s=7.0), 10.0, 1e9).rate_per_s == 7.0
+    assert fitted(ScenarioConfig(name="multi_stream", streams=4), 10.0, 2.0).queries == 50
+    assert fitted(ScenarioConfig(name="single_stream"), 1e4, 2.0).queries == 20
+
+
+def test_every_scenario_on_every_contender_and_what_failed_is_named(tmp_path: Path) -> None:
+    pytest.importorskip("onnxruntime")
+    good = Contender(name="good", kind="onnx", model=str(chain(tmp_path / "m.onnx", layers=3)))
+    gone = good.model_copy(update={"name": "gone", "model": str(tmp_path / "gone.onnx")})
+    loads = (
+        ScenarioConfig(name="offline", queries=30),
+        ScenarioConfig(name="server", queries=40, bound_ms=50),
+    )
+    found, failed = run_scenarios(
+        [good, gone], loads, feeds(), batch=1, latencies_ms={"good": 1.0, "gone": 1.0}, most_seconds=0.5
+    )
+    assert [(r.contender, r.scenario.name) for r in found] == [("good", "offline"), ("good", "server")]
+    assert found[1].highest_rate_per_s is not None
+    assert len(failed) == 2
+    assert failed[0].startswith("scenario offline of gone")

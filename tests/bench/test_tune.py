@@ -9,10 +9,12 @@ import numpy as np
 import pytest
 
 from optim.errors import GateNotMetError, UserError
+from pipeline.bench.candidates import cpu_candidates, refinements
 from pipeline.bench.contender import Contender
 from pipeline.bench.measure import Schedule
 from pipeline.bench.stats import Groups
-from pipeline.bench.tune import Measure, Race, cpu_candidates, tune
+from pipeline.bench.tune import MOST_IN_HEAT, Measure, Race, Sameness, tune
+from pipeline.config import TuneConfig
 
 
 def named(*names: str) -> list[Contender]:
@@ -45,8 +47,8 @@ def test_the_fastest_wins_and_the_slow_leave_early() -> None:
     log: list[list[str]] = []
     speeds = {"default": 2.0, "fast": 1.0, "slow": 5.0, "near": 1.3}
     record = tune(named(*speeds), {}, Race(budget_s=60), measure=simulated(speeds, log))
-    assert record.winner.name == "fast"
-    assert record.interval[0] < 0.5 < record.interval[1]
+    assert record.winner.contender.name == "fast"
+    assert record.winner.ratio_interval[0] < 0.5 < record.winner.ratio_interval[1]
     assert {d.name: d.stage for d in record.dropped}["slow"] == 1
     assert log[-1] == ["default", "fast"]
     assert sum("slow" in stage for stage in log) == 1
@@ -58,25 +60,31 @@ def test_the_winner_is_within_three_percent_of_the_best(seed: int) -> None:
     rng = np.random.default_rng(seed)
     speeds = {f"c{k}": float(v) for k, v in enumerate(rng.uniform(1.0, 1.5, 8))}
     record = tune(named(*speeds), {}, Race(budget_s=60, seed=seed), measure=simulated(speeds, [], seed))
-    assert speeds[record.winner.name] <= 1.03 * min(speeds.values())
+    assert speeds[record.winner.contender.name] <= 1.03 * min(speeds.values())
 
 
 def test_parity_comes_before_speed() -> None:
     speeds = {"default": 2.0, "wrong": 1.0}
     log: list[list[str]] = []
     record = tune(
-        named(*speeds),
+        [named("default")[0], Contender(name="wrong", kind="busy_wait", model="2")],
         {},
         Race(budget_s=60),
-        parity=lambda c: "max|Δ| 0.1 over the bound" if c.name == "wrong" else "",
+        parity=lambda c: Sameness(0.1, "max|Δ| 0.1 over the bound") if c.model == "2" else Sameness(1e-7),
         measure=simulated(speeds, log),
     )
-    assert record.winner.name == "default"
-    assert (record.ratio, record.interval) == (1.0, (1.0, 1.0))
+    assert record.winner.contender.name == "default"
+    assert (record.winner.ratio, record.winner.ratio_interval) == (1.0, (1.0, 1.0))
     assert record.dropped[0].reason == "parity: max|Δ| 0.1 over the bound"
     assert all("wrong" not in stage for stage in log)
     with pytest.raises(GateNotMetError, match="same model"):
-        tune(named("a"), {}, Race(budget_s=60), parity=lambda _: "no", measure=simulated({"a": 1}, []))
+        tune(
+            named("a"),
+            {},
+            Race(budget_s=60),
+            parity=lambda _: Sameness(1.0, "no"),
+            measure=simulated({"a": 1}, []),
+        )
 
 
 def test_an_interrupted_race_goes_on_where_it_was(tmp_path: Path) -> None:
@@ -113,7 +121,7 @@ def test_no_time_means_no_race_but_an_answer() -> None:
     log: list[list[str]] = []
     record = tune(named("a", "b"), {}, Race(budget_s=1e-9), measure=simulated({"a": 1, "b": 9}, log))
     assert record.out_of_time
-    assert record.winner.name == "a"
+    assert record.winner.contender.name == "a"
     assert record.undecided == ("b",)
 
 
@@ -125,15 +133,71 @@ def test_candidates_are_checked(candidates: list[Contender]) -> None:
 
 def test_candidates_differ_in_their_settings_and_the_default_comes_first() -> None:
     default = Contender(name="default", kind="onnx", model="m.onnx")
-    found = cpu_candidates(default)
+    models = {"optimized": Path("m.onnx"), "raw": Path("r.onnx")}
+    found = cpu_candidates(default, models, TuneConfig(threads=(1, 2)))
     assert found[0] == default
-    settings = [(c.optimization, c.threads, c.allow_spinning) for c in found]
-    assert len(set(settings)) == len(settings) > 1
+    settings = [c.model_copy(update={"name": ""}) for c in found]
+    assert all(settings.count(one) == 1 for one in settings)
+    # Two graphs; ONNX Runtime: 3 ways of threads by 2 levels; OpenVINO: spinning is not its setting.
+    assert len(found) == 2 * (3 * 2 + 2)
+    assert len({c.name for c in found}) == len(found)
+    with pytest.raises(UserError, match="not among"):
+        cpu_candidates(default, {"raw": Path("r.onnx")}, TuneConfig())
+
+
+def test_buffers_are_bound_for_the_winner_only() -> None:
+    winner = Contender(name="w", kind="onnx", model="m.onnx")
+    assert [c.io_binding for c in refinements(winner, TuneConfig())] == [True]
+    assert refinements(winner, TuneConfig(io_binding=(False,))) == ()
+    assert refinements(winner.model_copy(update={"kind": "openvino"}), TuneConfig()) == ()
+
+
+def test_many_candidates_run_in_heats_that_the_machine_bears() -> None:
+    log: list[list[str]] = []
+    speeds = {f"c{k}": 1.0 + 0.2 * k for k in range(20)}
+    record = tune(named(*speeds), {}, Race(budget_s=60), measure=simulated(speeds, log))
+    assert record.winner.contender.name == "c0"
+    assert max(len(heat) for heat in log) <= MOST_IN_HEAT
+    assert {one.contender.name for one in record.raced} == set(speeds)
+
+
+def test_each_runtime_has_its_own_winner() -> None:
+    speeds = {"default": 2.0, "tuned": 1.5, "ov": 1.0, "ov slow": 1.9}
+    kinds = {"ov": "openvino", "ov slow": "openvino"}
+    field = [
+        Contender.model_validate({"name": n, "kind": kinds.get(n, "onnx"), "model": "m"}) for n in speeds
+    ]
+    record = tune(field, {}, Race(budget_s=60, recipes={"m": "fast"}), measure=simulated(speeds, []))
+    assert record.winner.contender.name == "ov"
+    ours = record.choice_for("onnxruntime")
+    assert ours is not None
+    assert (ours.contender.name, ours.verdict, ours.recipe) == ("tuned", "faster", "fast")
+    assert ours.interval_ms[0] <= ours.latency_ms <= ours.interval_ms[1]
+
+
+def test_settings_that_are_no_faster_than_the_default_are_not_taken() -> None:
+    speeds = {"default": 1.0, "other": 0.9999}
+    record = tune(named(*speeds), {}, Race(budget_s=60), measure=simulated(speeds, []))
+    assert record.winner.contender.name == "default"
+    assert record.winner.ratio == 1.0
+
+
+def test_a_winner_may_be_refined() -> None:
+    speeds = {"default": 2.0, "fast": 1.0, "fast, bound": 0.8}
+    bound = Contender(name="fast, bound", kind="busy_wait", model="1", io_binding=True)
+    record = tune(
+        named("default", "fast"),
+        {},
+        Race(budget_s=60),
+        refine=lambda _: [bound],
+        measure=simulated(speeds, []),
+    )
+    assert record.winner.contender == bound
 
 
 def test_real_processes() -> None:
     fast = Contender(name="fast", kind="busy_wait", model="100")
     slow = Contender(name="slow", kind="busy_wait", model="400")
     record = tune([slow, fast], {}, Race(budget_s=20))
-    assert record.winner == fast
-    assert record.interval[1] < 0.5
+    assert record.winner.contender == fast
+    assert record.winner.ratio_interval[1] < 0.5

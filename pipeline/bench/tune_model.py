@@ -1,0 +1,146 @@
+"""Tune one model: variants of its graph from the optimiser, parity on references, and the race."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from optim.contract import Feeds
+from optim.errors import FairleadError
+from optim.heads import saturating_heads
+from optim.model import load, sha256
+from pipeline.bench.candidates import cpu_candidates, refinements
+from pipeline.bench.child import Child
+from pipeline.bench.contender import Contender
+from pipeline.bench.records import Dropped, TuneRecord
+from pipeline.bench.tune import Parity, Race, Sameness, tune
+from pipeline.config import TuneConfig
+from pipeline.sources.contract import Progress
+from targets.closeness import Gate, closeness, worst
+from targets.references import Reference
+
+VARIANTS_SHARE = 0.35  # of the budget, for making variants of the graph
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What is tuned: graphs of one model by what made them, and the contender that is the default."""
+
+    default: Contender
+    models: Mapping[str, Path]
+    raw: Path  # what recipes start from
+    references: Sequence[Reference]
+    gate: Gate
+
+
+def tune_model(
+    subject: Subject, settings: TuneConfig, feeds: Feeds, folder: Path, seed: int, progress: Progress
+) -> TuneRecord:
+    """Race the settings for ``subject``.
+
+    Args:
+        subject: the model.
+        settings: what to combine, and the budget.
+        feeds: inputs at the batch size of the race.
+        folder: keeps the race's state and the variants, so that an interrupted race goes on.
+        seed: of the order.
+        progress: progress callback.
+
+    Raises:
+        GateNotMetError: nothing is the same model.
+    """
+    begin = time.monotonic()
+    folder.mkdir(parents=True, exist_ok=True)
+    models, failed = _variants(subject, settings, folder, progress)
+    candidates = cpu_candidates(subject.default, models, settings)
+    key = sha256(subject.raw)[:16]
+    race = Race(
+        budget_s=settings.budget_s,
+        precision=settings.precision,
+        seed=seed,
+        batch=settings.batch,
+        state=folder / f"race_{key}_{settings.batch}.json",
+        spent_s=time.monotonic() - begin,
+        recipes={str(path): label for label, path in models.items()},
+    )
+    record = tune(
+        candidates,
+        feeds,
+        race,
+        parity=parity_on(subject.references, subject.gate, subject.raw),
+        refine=lambda winner: refinements(winner, settings),
+        progress=progress,
+    )
+    return record.model_copy(update={"dropped": (*failed, *record.dropped)})
+
+
+def parity_on(references: Sequence[Reference], gate: Gate, model: Path) -> Parity:
+    """Whether a candidate gives the references' outputs within the gate, by the very call that is timed."""
+    heads = {name for name, head in saturating_heads(load(model)).items() if head.op == "Softmax"}
+
+    def check(candidate: Contender) -> Sameness:
+        figures = []
+        try:
+            with Child(candidate) as child:
+                child.open()
+                for reference in references:
+                    got = child.outputs(reference.feeds)
+                    figures += [
+                        closeness(got[name], expected, softmax=name in heads)
+                        for name, expected in reference.outputs.items()
+                    ]
+        except FairleadError as error:
+            return Sameness(None, str(error))
+        found = worst(figures)
+        if gate.passes(found):
+            return Sameness(found.max_abs_over_range)
+        return Sameness(
+            found.max_abs_over_range,
+            f"max|Δ|/range {found.max_abs_over_range:.3g} (bound {gate.max_abs_over_range:g}), "
+            f"SNR {found.snr_db:.1f} dB (bound {gate.snr_db:g} dB)",
+        )
+
+    return check
+
+
+def _variants(
+    subject: Subject, settings: TuneConfig, folder: Path, progress: Progress
+) -> tuple[dict[str, Path], list[Dropped]]:
+    """The graphs at hand and those that further recipes make of the raw one, each in a bounded child."""
+    models = dict(subject.models)
+    failed: list[Dropped] = []
+    digest = sha256(subject.raw)[:16]
+    deadline = time.monotonic() + VARIANTS_SHARE * settings.budget_s
+    for recipe in settings.recipes:
+        if recipe in models:
+            continue
+        progress(f"graph by recipe {recipe}", 0.0)
+        out = folder / f"{digest}_{recipe}.onnx"
+        reason = "" if out.is_file() else _optimize(subject.raw, out, recipe, deadline - time.monotonic())
+        if reason:
+            failed.append(Dropped(name=f"recipe {recipe}", stage=0, reason=reason))
+        else:
+            models[recipe] = out
+    return models, failed
+
+
+def _optimize(raw: Path, out: Path, recipe: str, seconds: float) -> str:
+    """Make a variant; the reason where there is none."""
+    command = [sys.executable, "-m", "pipeline.cli", "optimize", str(raw), "-o", str(out)]
+    try:
+        done = subprocess.run(
+            [*command, "--recipe", recipe, "--quiet"],
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=max(seconds, 1.0),
+        )
+    except subprocess.TimeoutExpired:
+        return f"not made within {VARIANTS_SHARE:.0%} of the budget"
+    if done.returncode:
+        return (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
+    return ""

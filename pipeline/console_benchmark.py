@@ -1,0 +1,219 @@
+"""A benchmark and its gate as tables for people."""
+
+from __future__ import annotations
+
+from rich.console import Console
+from rich.text import Text
+
+from pipeline.bench.gate import GateRecord
+from pipeline.bench.grade import grade_reasons
+from pipeline.bench.records import (
+    BenchmarkRecord,
+    BenchResult,
+    CudaRecord,
+    DissectionRecord,
+    Percentile,
+    RooflineRecord,
+    ScenarioRecord,
+    TuneRecord,
+)
+from pipeline.report.format_values import count, size
+from pipeline.tables import BAD, GOOD, row, table
+
+_TOP = 6  # operators and nodes shown; the record holds all
+_VERDICTS = {"faster": GOOD, "slower": "yellow"}
+
+
+def print_benchmark(console: Console, record: BenchmarkRecord) -> None:
+    """Latencies, comparisons, costs, and whatever else was measured."""
+    _print_latencies(console, record)
+    _print_comparisons(console, record)
+    _print_costs(console, record)
+    for one in record.dissections:
+        _print_dissection(console, one, with_nodes=one == record.dissections[-1])
+    if record.scenarios:
+        _print_scenarios(console, record.scenarios)
+    if record.tune is not None:
+        _print_tuning(console, record.tune)
+    for expected in record.expectations:
+        low, high = expected.expected_interval_ms
+        text = f"{expected.contender}: expected {expected.expected_ms:.3f} ms [{low:.3f} – {high:.3f}], "
+        text += f"found {expected.latency_ms:.3f} ms: {expected.verdict.replace('_', ' ')}"
+        console.print(text + (f" ({expected.reason})" if expected.reason else ""))
+    if record.cuda is not None:
+        _print_cuda(console, record.cuda)
+    for why, names in grade_reasons(record.results).items():
+        console.print(f"trust: {why} ({', '.join(names)})")
+    for skipped in record.skipped:
+        console.print(f"skipped: {skipped}")
+
+
+def _print_latencies(console: Console, record: BenchmarkRecord) -> None:
+    numbers = ("batch", "threads", "ms", "interval", "p90", "p99", "examples/s", "samples")
+    made = table("Latency (median, 95 % interval)", "model", *numbers, "grade", right=numbers)
+    for one in record.results:
+        interval = f"{one.interval_ms[0]:.3f} – {one.interval_ms[1]:.3f}"
+        tail = (_percentile(one, 0.9), _percentile(one, 0.99))
+        cells = (one.batch, one.threads, f"{one.latency_ms:.3f}", interval, *tail)
+        row(made, one.contender, *cells, f"{one.throughput_per_s:.1f}", one.samples, one.grade.letter)
+    console.print(made)
+
+
+def _print_comparisons(console: Console, record: BenchmarkRecord) -> None:
+    if not record.comparisons:
+        return
+    share = f"{record.comparisons[0].confidence:.0%} interval"
+    numbers = ("batch", "ratio", share, "A/A")
+    made = table("Faster or slower?", "model", "against", "verdict", *numbers, right=numbers)
+    for pair in record.comparisons:
+        words = Text(pair.verdict.replace("_", " "), style=_VERDICTS.get(pair.verdict, ""))
+        interval = f"{pair.interval[0]:.3f} – {pair.interval[1]:.3f}"
+        same = pair.a_a_ratio_interval
+        noise = "-" if same is None else f"{same[0]:.3f} – {same[1]:.3f}"
+        row(made, pair.b, pair.a, words, pair.batch, f"{pair.ratio:.3f}", interval, noise)
+    console.print(made)
+
+
+def _print_costs(console: Console, record: BenchmarkRecord) -> None:
+    numbers = ("batch", "session ms", "first run ms", "peak memory MiB", "file")
+    made = table("Costs beside latency", "model", *numbers, right=numbers)
+    for one in record.results:
+        costs = (f"{one.session_creation_ms:.1f}", f"{one.first_run_ms:.2f}", f"{one.peak_rss_mib:.0f}")
+        row(made, one.contender, one.batch, *costs, size(one.file_bytes))
+    console.print(made)
+
+
+def _print_dissection(console: Console, one: DissectionRecord, *, with_nodes: bool) -> None:
+    name = f"{one.contender}, batch {one.batch}, {one.threads} thread{'s' if one.threads != 1 else ''}"
+    if one.profile is None:
+        console.print(f"{name}: no profile: {one.failed}")
+        return
+    made = table(f"Where the time goes: {name}", "op", "nodes", "µs", "share", right=("nodes", "µs", "share"))
+    for op in one.profile.ops[:_TOP]:
+        row(made, op.op, op.nodes, f"{op.median_us:.1f}", f"{op.share:.1%}")
+    console.print(made)
+    moved = f"{one.profile.layout_nodes} nodes only move data ({one.profile.layout_share:.1%} of the time)"
+    console.print(f"{moved}, {one.profile.reorders} of them layout reorders put in by the runtime")
+    if one.placement is not None:
+        _print_placement(console, one)
+    if one.roofline is not None:
+        _print_roofline(console, one.roofline, with_nodes=with_nodes)
+
+
+def _print_placement(console: Console, one: DissectionRecord) -> None:
+    placed = one.placement
+    if placed is None:
+        return
+    if placed.proved:
+        console.print(f"placement: all {len(placed.nodes)} executed nodes ran on {placed.wanted}")
+        return
+    for node in placed.elsewhere:
+        console.print(f"placement: {node.node} ({node.op}) ran on {node.provider}", style=BAD)
+
+
+def _print_roofline(console: Console, found: RooflineRecord, *, with_nodes: bool) -> None:
+    peaks = found.peaks
+    console.print(
+        f"roofline: {count(found.operations)} operations, at least {size(found.least_bytes)}; this machine "
+        f"reaches {peaks.gflop_per_s:.0f} GFLOP/s and {peaks.gbyte_per_s:.1f} GB/s: limit "
+        f"{found.limit_us / 1e3:.3f} ms, {found.share_of_limit:.0%} of it reached"
+        + (f" ({found.note})" if found.note else "")
+    )
+    if not with_nodes:  # of the last one only: a page of tables helps nobody
+        return
+    made = table(
+        "Most to win", "node", "op", "µs", "limit µs", "bound by", "share", right=("µs", "limit µs", "share")
+    )
+    for node in found.nodes[:_TOP]:
+        times = (f"{node.median_us:.1f}", f"{node.limit_us:.1f}")
+        row(made, node.node, node.op, *times, node.bound, f"{node.share_of_limit:.0%}")
+    console.print(made)
+
+
+def _print_scenarios(console: Console, records: tuple[ScenarioRecord, ...]) -> None:
+    numbers = ("sessions", "queries", "median ms", "tail", "tail ms", "samples/s")
+    made = table("Scenarios", "model", "scenario", *numbers, "", right=numbers)
+    for one in records:
+        load = one.scenario
+        name = f"{load.name} at {load.rate_per_s:.3g}/s" if load.name == "server" else load.name
+        if load.name == "offline":  # the whole is one query: its time says nothing about one sample
+            tail: tuple[str, ...] = ("-", "-", "-")
+        else:
+            tail = (_value(one.median), f"p{100 * one.tail.p:g}", _value(one.tail))
+        words = "valid" if one.valid else "; ".join(one.reasons)
+        if one.highest_rate_per_s is not None:
+            words += f"; keeps its bound up to {one.highest_rate_per_s:.3g}/s"
+        mark = Text(words, style=GOOD if one.valid else "yellow")
+        row(made, one.contender, name, load.sessions, one.queries, *tail, f"{one.throughput_per_s:.1f}", mark)
+    console.print(made)
+
+
+def _print_tuning(console: Console, record: TuneRecord) -> None:
+    made = table(
+        f"Tuned for this machine, batch {record.batch} ({record.seconds:.0f} s of {record.budget_s:.0f} s"
+        f"{', out of time' if record.out_of_time else ''})",
+        "runtime", "settings", "ms", "95 % interval", "ratio to default", "98 % interval", "verdict",
+        right=("ms", "ratio to default"),
+    )  # fmt: skip
+    for one in record.choices:
+        expected = f"{one.interval_ms[0]:.3f} – {one.interval_ms[1]:.3f}"
+        ratio = f"{one.ratio_interval[0]:.3f} – {one.ratio_interval[1]:.3f}"
+        words = Text(one.verdict.replace("_", " "), style=_VERDICTS.get(one.verdict, ""))
+        name = f"{one.contender.name}{' ←' if one == record.winner else ''}"
+        row(made, one.runtime, name, f"{one.latency_ms:.3f}", expected, f"{one.ratio:.3f}", ratio, words)
+    console.print(made)
+    broken = [d for d in record.dropped if d.stage == 0]
+    for lost in broken:
+        console.print(f"not raced: {lost.name}: {lost.reason}")
+    slower = len(record.dropped) - len(broken)
+    console.print(
+        f"{len(record.raced)} candidates, {slower} dropped in {record.stages} stages, "
+        f"{len(record.undecided)} not told apart from a winner"
+    )
+
+
+def _print_cuda(console: Console, record: CudaRecord) -> None:
+    if record.status == "not measured":
+        console.print(f"CUDA: not measured ({record.reason})", style="dim")
+        return
+    numbers = ("batch", "GPU ms", "host ms", "end to end ms", "mJ", "MiB")
+    made = table(f"CUDA on {record.device}", "model", "settings", *numbers, right=numbers)
+    for one in record.results:
+        gpu = "-" if one.gpu is None else f"{one.gpu.median_ms:.3f}"
+        ends = one.end_to_end_pinned_ms
+        end = f"{one.host.median_ms:.3f}" if ends is None else f"{ends:.3f}"
+        energy = "-" if one.energy_mj is None else f"{one.energy_mj:.2f}"
+        figures = (gpu, f"{one.host.median_ms:.3f}", end, energy, f"{one.device_memory_mib:.0f}")
+        row(made, one.model, one.settings.title, one.batch, *figures)
+    console.print(made)
+    for failed in record.failed:
+        console.print(f"could not run: {failed}")
+
+
+def _value(p: Percentile) -> str:
+    return f"{p.value_ms:.3f}" if p.value_ms is not None else f"needs {p.samples_needed}"
+
+
+def _percentile(result: BenchResult, p: float) -> str:
+    return next((_value(one) for one in result.percentiles if abs(one.p - p) < 1e-9), "-")
+
+
+def print_gate(console: Console, record: GateRecord) -> None:
+    """Before and now, figure by figure."""
+    made = table("Against the baseline", "figure", "before", "now", "verdict", right=("before", "now"))
+    for check in record.checks:
+        style = BAD if not check.passed else GOOD if check.verdict == "better" else ""
+        before = _with_interval(check.before, check.interval_before)
+        now = _with_interval(check.now, check.interval_now)
+        row(made, check.title, before, now, Text(check.verdict.replace("_", " "), style=style))
+    console.print(made)
+    for title in record.only_before:
+        console.print(f"measured then and not now: {title}")
+    for title in record.only_now:
+        console.print(f"measured now and not then: {title}")
+    for note in record.notes:
+        console.print(f"note: {note}")
+
+
+def _with_interval(value: float, interval: tuple[float, float] | None) -> str:
+    return f"{value:.5g}" + ("" if interval is None else f" [{interval[0]:.5g} – {interval[1]:.5g}]")
