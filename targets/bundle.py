@@ -10,7 +10,9 @@
       labels.txt               one class a line, where the model has classes with names
       references/*.npz         inputs and the outputs they must give
       predict.py verify.py     stand-alone, in the target's own world
-      README.md MODEL_CARD.md
+      README.md MODEL_CARD.md LICENCES.md
+      sbom.cdx.json            CycloneDX: the model, what it needs, what was put in
+      model.sig                signature of all other files, where a key was given
 """
 
 from __future__ import annotations
@@ -29,12 +31,15 @@ from typing import Final, Literal
 
 from optim import model as onnx_file
 from optim.contract import TensorSpec
-from optim.errors import FairleadError, MissingRuntimeError, UnsupportedModelError, UserError
+from optim.errors import FairleadError, InternalError, UnsupportedModelError, UserError
 from optim.heads import Head, saturating_heads
+from targets.bundle_context import LABELS_FILE, PREPROCESS_FILE, REFERENCES
 from targets.bundle_documents import write_documents
 from targets.catalog import target_named
-from targets.closeness import APART, Closeness, Gate, closeness, worst
-from targets.contract import Artefact, Session, State, Target
+from targets.closeness import Gate
+from targets.contract import Artefact, State, Target
+from targets.layer_trace import LayerTrace, save_trace
+from targets.licences import licences_of, write_licences
 from targets.manifest import (
     MANIFEST_FILE,
     ArtefactEntry,
@@ -50,7 +55,13 @@ from targets.manifest import (
     write_manifest,
 )
 from targets.preprocessing import Preprocessing
-from targets.references import Reference, load_reference, save_reference
+from targets.references import Reference, save_reference
+from targets.replay import BundleVerdict, replay, verdict_of
+from targets.sbom import write_sbom
+from targets.signature import sign_folder, signature_problem
+
+__all__ = ["Bundle", "BundleSpec", "BundleVerdict", "class_count", "verify_bundle", "write_bundle"]
+from targets.test_set import TestSet, save_test_set
 
 _FULL: Final = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
 _FILE_STEM: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.=-]*")
@@ -77,19 +88,9 @@ class BundleSpec:
     licences: Mapping[str, str] = field(default_factory=dict)  # component → SPDX expression or "unknown"
     layers: tuple[Mapping[str, object], ...] = ()  # source layers, in order
     created: str = ""  # ISO 8601, UTC; empty: now
-
-
-@dataclass(frozen=True)
-class BundleVerdict:
-    """What a replay of the references found."""
-
-    target: str
-    state: State
-    max_abs_over_range: float | None  # None where nothing was executed
-    snr_db: float | None
-    problems: tuple[str, ...]  # why it failed
-    detail: str  # runtime and version, or why it was not executed
-    artefacts: tuple[str, ...]
+    trace: LayerTrace | None = None  # the source's layers, for a target that compares its own
+    test_set: TestSet | None = None  # raw, for a target that ships it
+    signing_key: Path | None = None  # private elliptic-curve key (PEM); None: not signed
 
 
 @dataclass(frozen=True)
@@ -108,8 +109,9 @@ def write_bundle(spec: BundleSpec, destination: Path) -> Bundle:
     proved, ``destination`` is not touched, and what was half-written is removed.
 
     Raises:
-        UserError: labels, references or options do not fit the model; the folder cannot be written; the
-        disk is full. UnsupportedModelError: the target cannot express the model; names the node.
+        UserError: labels, references or options do not fit the model; the key does not sign; the folder
+        cannot be written; the disk is full.
+        UnsupportedModelError: the target cannot express the model; names the node.
         MissingRuntimeError: building needs a library that is not here.
     """
     _refuse_foreign_folder(destination)
@@ -143,46 +145,61 @@ def write_bundle(spec: BundleSpec, destination: Path) -> Bundle:
         raise
 
 
-def verify_bundle(folder: Path, *, target: Target | None = None, gate: Gate | None = None) -> BundleVerdict:
+def verify_bundle(
+    folder: Path,
+    *,
+    target: Target | None = None,
+    gate: Gate | None = None,
+    public_key: Path | None = None,
+) -> BundleVerdict:
     """Check a bundle where it stands: its files against the manifest, its outputs against the references.
 
     Args:
         folder: the bundle.
         target: opens the artefact; by default the one the manifest names.
         gate: bounds to hold; by default those in the manifest.
+        public_key: whose signature the bundle must carry; without one a signature is not judged.
 
     Raises:
-        UserError: there is no bundle in ``folder``.
+        UserError: there is no bundle in ``folder``, or no key at ``public_key``.
+        MissingRuntimeError: a signature is to be checked and model-signing is not installed.
     """
     manifest = read_manifest(folder)
     problems = integrity_problems(folder, manifest)
+    if not problems and public_key is not None and (problem := signature_problem(folder, public_key)):
+        problems = [problem]
     if problems:
         # Nothing in a folder that is not what it claims to be is loaded.
-        return _verdict(manifest, State.FAILED, None, problems, "not executed: the bundle is not intact")
+        return verdict_of(manifest, State.FAILED, None, problems, "not executed: the bundle is not intact")
     bounds = gate or Gate(manifest.gate.max_abs_over_range, manifest.gate.snr_db)
     try:
         chosen = target or target_named(manifest.target)
     except UserError as error:
-        return _verdict(manifest, State.FAILED, None, [str(error)], "not executed: unknown target")
-    return _replay(folder, manifest, chosen, bounds)
+        return verdict_of(manifest, State.FAILED, None, [str(error)], "not executed: unknown target")
+    return replay(folder, manifest, chosen, bounds)
 
 
 def _fill(
     spec: BundleSpec, folder: Path, inputs: tuple[TensorSpec, ...], outputs: tuple[TensorSpec, ...]
 ) -> Bundle:
+    # First what a build may want to read (see bundle_context), then the artefact.
+    preprocess = spec.preprocessing.for_input(inputs[0])
+    _write_json(folder / PREPROCESS_FILE, preprocess)
+    if spec.labels is not None:
+        (folder / LABELS_FILE).write_text("".join(f"{label}\n" for label in spec.labels), encoding="utf-8")
+    (folder / REFERENCES).mkdir()
+    for reference in spec.references:
+        save_reference(reference, folder / REFERENCES / f"{reference.name}.npz")
+    if spec.trace is not None:
+        save_trace(spec.trace, folder)
+    if spec.test_set is not None:
+        save_test_set(spec.test_set, folder)
     artefact = spec.target.build(spec.model, folder, spec.options)
     for name in artefact.files:
         if unsafe_path(name) or not (folder / name).is_file():
-            raise UserError(f"target {spec.target.name} promised {name!r} and did not write it")
+            raise InternalError(f"target {spec.target.name} promised {name!r} and did not write it")
     gate = _gate_for(artefact, spec.gate)
-    (folder / "references").mkdir()
-    for reference in spec.references:
-        save_reference(reference, folder / "references" / f"{reference.name}.npz")
-    preprocess = spec.preprocessing.for_input(inputs[0])
     heads = saturating_heads(onnx_file.load(spec.model))
-    _write_json(folder / "preprocess.json", preprocess)
-    if spec.labels is not None:
-        (folder / "labels.txt").write_text("".join(f"{label}\n" for label in spec.labels), encoding="utf-8")
     manifest = Manifest(
         name=spec.name,
         target=spec.target.name,
@@ -195,9 +212,9 @@ def _fill(
         outputs=tuple(TensorEntry(**asdict(t), head=_head(heads, t.name)) for t in outputs),
         gate=GateEntry(max_abs_over_range=gate.max_abs_over_range, snr_db=gate.snr_db),
         verification=None,
-        references=tuple(f"references/{reference.name}.npz" for reference in spec.references),
+        references=tuple(f"{REFERENCES}/{reference.name}.npz" for reference in spec.references),
         labels=None if spec.labels is None else len(spec.labels),
-        licences=dict(spec.licences),
+        licences=licences_of(spec.licences, artefact),
         versions=dict(spec.versions),
         provenance=plain(spec.provenance),
         layers=tuple(plain(layer) for layer in spec.layers),
@@ -206,7 +223,7 @@ def _fill(
         hardware=plain(spec.hardware),
         files={},
     )
-    verdict = _replay(folder, manifest, spec.target, gate)
+    verdict = replay(folder, manifest, spec.target, gate)
     if verdict.max_abs_over_range is not None and verdict.snr_db is not None:
         verification = VerificationEntry(
             max_abs_over_range=plain(verdict.max_abs_over_range),
@@ -215,82 +232,19 @@ def _fill(
         )
         manifest = manifest.model_copy(update={"verification": verification})
     manifest = manifest.model_copy(update={"state": verdict.state, "detail": verdict.detail})
-    write_documents(folder, manifest, spec.labels or (), preprocess, spec.description)
-    write_manifest(folder, manifest.model_copy(update={"files": entries_for(folder)}))
-    return Bundle(None, artefact, verdict)
-
-
-def _replay(folder: Path, manifest: Manifest, target: Target, gate: Gate) -> BundleVerdict:
-    """Load every runnable model of the artefact again and compare it on every reference."""
-    artefact = Artefact(manifest.artefact.files, manifest.artefact.options)
-    listed = artefact.options.get("runnable")
-    runnable = [str(name) for name in listed] if isinstance(listed, list) else [artefact.files[0]]
-    if not runnable or set(runnable) - set(artefact.files):
-        return _verdict(
-            manifest, State.FAILED, None, ["the manifest's runnable models are not its files"], ""
-        )
-    probabilities = {entry.name for entry in manifest.outputs if entry.head == "softmax"}
-    figures: list[Closeness] = []
-    problems: list[str] = []
-    runtime = ""
-    try:
-        for model in runnable:
-            others = tuple(name for name in artefact.files if name != model)
-            with target.open(folder, replace(artefact, files=(model, *others))) as session:
-                runtime = _runtime_of(session)
-                for file in manifest.references:
-                    reference = load_reference(folder / file)
-                    got = session.run(reference.feeds)
-                    for name, expected in reference.outputs.items():
-                        softmax = name in probabilities
-                        found = closeness(got[name], expected, softmax=softmax) if name in got else APART
-                        figures.append(found)
-                        if not gate.passes(found):
-                            problems.append(_beyond(model, reference.name, name, found, gate))
-    except MissingRuntimeError as error:
-        return _verdict(manifest, State.PRODUCED, None, [], f"no runtime on this machine: {error.what}")
-    except Exception as error:  # a runtime may raise anything; a model that cannot run has failed
-        return _verdict(
-            manifest, State.FAILED, None, [*problems, f"{target.name}: {error}"], "the runtime failed"
-        )
-    return _verdict(
-        manifest,
-        State.FAILED if problems else State.VERIFIED,
-        worst(figures),
-        problems,
-        runtime,
+    write_documents(
+        folder, manifest, spec.labels or (), preprocess, spec.description, signed=spec.signing_key is not None
     )
-
-
-def _runtime_of(session: Session) -> str:
-    """Runtime and version, as far as the session says them."""
-    settings = getattr(session, "settings", {})
-    return str(getattr(session, "version", "") or settings.get("runtime", "") or type(session).__name__)
+    write_licences(folder, manifest.licences, artefact)
+    write_sbom(folder, manifest, artefact)
+    write_manifest(folder, manifest.model_copy(update={"files": entries_for(folder)}))
+    if spec.signing_key is not None:
+        sign_folder(folder, spec.signing_key)
+    return Bundle(None, artefact, verdict)
 
 
 def _head(heads: Mapping[str, Head], output: str) -> Literal["", "softmax"]:
     return "softmax" if output in heads and heads[output].op == "Softmax" else ""
-
-
-def _beyond(model: str, reference: str, output: str, found: Closeness, gate: Gate) -> str:
-    return (
-        f"{model}, reference {reference}, output {output}: max|Δ|/range {found.max_abs_over_range:.3g} "
-        f"(bound {gate.max_abs_over_range:g}), SNR {found.snr_db:.1f} dB (bound {gate.snr_db:g} dB)"
-    )
-
-
-def _verdict(
-    manifest: Manifest, state: State, found: Closeness | None, problems: list[str], detail: str
-) -> BundleVerdict:
-    return BundleVerdict(
-        target=manifest.target,
-        state=state,
-        max_abs_over_range=None if found is None else found.max_abs_over_range,
-        snr_db=None if found is None else found.snr_db,
-        problems=tuple(problems),
-        detail=detail,
-        artefacts=manifest.artefact.files,
-    )
 
 
 def _gate_for(artefact: Artefact, gate: Gate) -> Gate:

@@ -21,6 +21,8 @@ def write_documents(
     labels: tuple[str, ...],
     preprocess: Mapping[str, object],
     description: str,
+    *,
+    signed: bool = False,
 ) -> None:
     """Write ``README.md`` and ``MODEL_CARD.md``, and copy the scripts where the target has a Python runtime.
 
@@ -50,6 +52,7 @@ def write_documents(
         "preprocess": preprocess,
         "description": description,
         "scripts": names,
+        "signed": signed,
     }
     for name in ("README.md", "MODEL_CARD.md"):
         text = environment.get_template(f"{name}.j2").render(facts)

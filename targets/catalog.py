@@ -14,6 +14,13 @@ TARGETS: Final[dict[str, str]] = {
     "openvino": "targets.openvino:OpenVino",
     "keras": "targets.keras:Keras",
     "litert": "targets.litert:LiteRt",
+    "web": "targets.web:Web",
+    "triton": "targets.triton:Triton",
+    "coreml": "targets.coreml:CoreMl",
+    "tensorrt": "targets.tensorrt:TensorRt",
+    "c": "targets.c_source:CSource",
+    "caffe": "targets.caffe.target:Caffe",
+    "wolfram": "targets.wolfram.target:Wolfram",
 }
 
 

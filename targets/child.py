@@ -216,7 +216,7 @@ def _environment(home: Path) -> dict[str, str]:
     kept = {
         k: v
         for k, v in os.environ.items()
-        if k in ("PATH", "LD_LIBRARY_PATH", "LANG", "LC_ALL", "SYSTEMROOT")
+        if k in ("PATH", "LD_LIBRARY_PATH", "LANG", "LC_ALL", "SYSTEMROOT", "CHROMIUM", "TRITON_URL")
     }
     threads = dict.fromkeys(("OMP_NUM_THREADS", "TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS"), "1")
     return {

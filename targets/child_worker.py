@@ -7,6 +7,7 @@ is what is shipped; ``run`` then answers feeds until the pipe closes.
 
 from __future__ import annotations
 
+import errno
 import importlib
 import importlib.util
 import os
@@ -49,6 +50,10 @@ def _answer(header: dict[str, Any], arrays: dict[str, Any], answers: BinaryIO) -
     except FairleadError as error:
         fields = {k: v for k, v in vars(error).items() if isinstance(v, str)}
         send(answers, {"error": type(error).__name__, "fields": fields})
+    except OSError as error:
+        full = error.errno in (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
+        fields = {"what": f"cannot write the artefact: {error.strerror}"} if full else {"what": str(error)}
+        send(answers, {"error": "UserError" if full else "", "fields": fields})
     except Exception as error:  # whatever the framework raises is the answer
         send(answers, {"error": "", "fields": {"what": f"{type(error).__name__}: {error}"}})
 

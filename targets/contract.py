@@ -53,11 +53,25 @@ class Availability:
 
 
 @dataclass(frozen=True)
+class Redistributed:
+    """Someone else's work inside a bundle: what the SBOM lists and whose licence travels along."""
+
+    name: str
+    version: str
+    licence: str  # SPDX expression
+    files: tuple[str, ...]  # relative to the bundle's folder; part of the artefact's files
+    purl: str  # package URL, https://github.com/package-url/purl-spec
+    text: str = ""  # copyright notice and licence as the licence asks for them
+
+
+@dataclass(frozen=True)
 class Artefact:
     """Files that a target's build wrote, relative to the bundle's folder; the first is the model itself."""
 
     files: tuple[str, ...]
     options: Mapping[str, object] = field(default_factory=dict)
+    requires: Mapping[str, str] = field(default_factory=dict)  # package → version to run it
+    redistributed: tuple[Redistributed, ...] = ()
 
 
 class Target(Protocol):
@@ -76,7 +90,12 @@ class Target(Protocol):
         ...
 
     def build(self, model: Path, out: Path, options: Mapping[str, object]) -> Artefact:
-        """Write the artefact into the existing folder ``out``."""
+        """Write the artefact into the existing folder ``out``.
+
+        For a bundle, ``preprocess.json``, ``references/*.npz`` and, where the model has named classes,
+        ``labels.txt`` already stand in ``out``, for targets that make use of them; a build by itself has to
+        do without. See ``targets/bundle_context.py``.
+        """
         ...
 
     def open(self, folder: Path, artefact: Artefact) -> Session:

@@ -1,20 +1,28 @@
-"""LiteRT (TensorFlow Lite): ``model.tflite`` from the rebuilt Keras model, float32 or with float16 weights.
+"""LiteRT (TensorFlow Lite): ``model.tflite`` from the rebuilt Keras model: float32, float16 weights, or int8.
 
-The way goes through a SavedModel with a static signature: converting a Keras 3 model's concrete function
-directly drops its weights without a word. A file that still holds VAR_HANDLE ops is such a file, and is
-refused.
+int8 is full integer arithmetic between float32 ends: per-channel weights, activations scaled by what
+calibration data showed. The way goes through a SavedModel with a static signature: converting a Keras 3
+model's concrete function directly drops its weights without a word. A file that still holds VAR_HANDLE ops is
+such a file, and is refused.
 """
 
 from __future__ import annotations
 
+import functools
 import importlib.metadata
-from collections.abc import Mapping
+import tempfile
+import zipfile
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal
 
+import numpy as np
+
 from optim import model as onnx_file
-from optim.errors import UnsupportedModelError
+from optim.contract import Array
+from optim.errors import UnsupportedModelError, UserError
+from targets.bundle_context import REFERENCES, bundle_context
 from targets.child import ChildSession, export_in_child, signature_facts
 from targets.contract import Artefact, Availability, Session
 from targets.keras import build_model
@@ -23,15 +31,23 @@ from targets.options import TargetOptions, parse_options
 from targets.runtime_probe import prove_in_one_child
 
 MODEL_FILE: Final = "model.tflite"
-# Rounding each weight to 11 significant bits moves outputs by some 1e-3 of their range.
-F16_GATE: Final = {"max_abs_over_range": 1e-2, "snr_db": 45.0}
+# Rounding each weight to 11 significant bits moves outputs by some 1e-3 of their range; rounding every value
+# to one of 256 levels by some 1e-2 to 1e-1.
+GATES: Final = {
+    "f16": {"max_abs_over_range": 1e-2, "snr_db": 45.0},
+    "int8": {"max_abs_over_range": 0.25, "snr_db": 12.0},
+}
+CALIBRATION_EXAMPLES: Final = 200
+DATA: Final = "data"  # how the pipeline names references of the user's data
 
 
 class LiteRtOptions(TargetOptions):
     """Options of the ``litert`` target."""
 
-    precision: Literal["f32", "f16"] = "f32"
-    """How weights are stored. f16 halves the file and is gated by its own, wider bound."""
+    precision: Literal["f32", "f16", "int8"] = "f32"
+    """f16 stores weights in half the bytes; int8 computes in integers. Each has its own, wider gate."""
+    calibration: str = ""
+    """For int8: an .npz with arrays by input name, as the model takes them. Default: the references' data."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +60,7 @@ class LiteRt:
 
     @property
     def summary(self) -> str:
-        return "LiteRT (TFLite) flatbuffer, f32 or f16 weights, run by ai-edge-litert"
+        return "LiteRT (TFLite) flatbuffer, f32, f16 or int8, run by ai-edge-litert"
 
     def available(self) -> Availability:
         """Builds and runs a one-node model."""
@@ -54,7 +70,7 @@ class LiteRt:
             "fairlead[litert]",
             exporter="targets.litert:export",
             model_file=MODEL_FILE,
-            options={"precision": "f32"},
+            options={"precision": "f32", "calibration": ""},
         )
 
     def unsupported(self, model: Path) -> tuple[str, ...]:
@@ -72,17 +88,30 @@ class LiteRt:
         """Write ``model.tflite``; a free batch becomes 1.
 
         Raises:
+            UserError: int8 without calibration data, or with data that does not fit.
             UnsupportedModelError: a node has no counterpart, or the file would have lost its weights.
             MissingRuntimeError: tensorflow, keras or ai-edge-litert is not installed.
         """
         chosen = parse_options(LiteRtOptions, self.name, options)
         if reasons := self.unsupported(model):
             raise UnsupportedModelError(reasons[0], where=str(model))
-        facts = export_in_child("targets.litert:export", model, out, chosen.model_dump())
-        recorded: dict[str, object] = {**chosen.model_dump(), "signature": signature_facts(model), **facts}
-        if chosen.precision == "f16":
-            recorded["gate"] = F16_GATE
-        return Artefact((MODEL_FILE,), recorded)
+        asked = chosen.model_dump()
+        with tempfile.TemporaryDirectory() as folder:
+            if chosen.precision == "int8":
+                asked["calibration"] = str(_calibration_file(model, out, chosen.calibration, Path(folder)))
+            facts = export_in_child("targets.litert:export", model, out, asked)
+        recorded: dict[str, object] = {
+            "precision": chosen.precision,
+            "signature": signature_facts(model),
+            **facts,
+        }
+        if chosen.precision in GATES:
+            recorded["gate"] = GATES[chosen.precision]
+        data = [r.name for r in bundle_context(out).references if r.name.startswith(DATA)]
+        if chosen.precision == "int8" and data:
+            # Scales fit the calibration's range; zeros and noise lie outside it and say nothing.
+            recorded["judged"] = [f"{REFERENCES}/{name}.npz" for name in data]
+        return Artefact((MODEL_FILE,), recorded, requires={"ai-edge-litert": str(facts["ai_edge_litert"])})
 
     def open(self, folder: Path, artefact: Artefact) -> Session:
         return ChildSession(self.name, folder, artefact)
@@ -101,7 +130,15 @@ def export(model: Path, out: Path, options: Mapping[str, Any]) -> dict[str, Any]
     if options["precision"] == "f16":
         converter.optimizations = [tf.lite.Optimize.DEFAULT]
         converter.target_spec.supported_types = [tf.float16]
-    content = converter.convert()
+    elif options["precision"] == "int8":
+        converter.optimizations = [tf.lite.Optimize.DEFAULT]
+        converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
+        converter.representative_dataset = functools.partial(_examples, Path(options["calibration"]))
+    try:
+        content = converter.convert()
+    except (RuntimeError, ValueError) as error:
+        said = " ".join(str(error).split())[-600:]
+        raise UnsupportedModelError(f"TensorFlow's converter refuses it: {said}") from error
     (out / MODEL_FILE).write_bytes(content)
     operators = _operators(out / MODEL_FILE)
     lost = sorted(set(operators) & {"VAR_HANDLE", "READ_VARIABLE"})
@@ -116,6 +153,58 @@ def export(model: Path, out: Path, options: Mapping[str, Any]) -> dict[str, Any]
         "ai_edge_litert": importlib.metadata.version("ai-edge-litert"),
         "operators": len(operators),
     }
+
+
+def _calibration_file(model: Path, out: Path, named: str, folder: Path) -> Path:
+    """Arrays by position of the input, all examples in one array each, from ``named`` or the bundle's data.
+
+    Raises:
+        UserError: there is none, or it does not fit the inputs.
+    """
+    inputs, _ = onnx_file.signature(onnx_file.load(model))
+    if named:
+        feeds = _read_calibration(Path(named), [spec.name for spec in inputs])
+    else:
+        # The pipeline's references of zeros and random input say nothing about real activations.
+        data = [r for r in bundle_context(out).references if r.name.startswith(DATA)]
+        if not data:
+            raise UserError(
+                "int8 needs calibration data",
+                where="targets.litert.options.calibration",
+                expected="an .npz with arrays by input name, as the model takes them",
+                hint="a few hundred examples; or name `data` in the config, whose references serve too",
+            )
+        feeds = {s.name: np.concatenate([r.feeds[s.name] for r in data]) for s in inputs}
+    for spec in inputs:
+        array = feeds[spec.name]
+        if array.dtype.name != spec.dtype or array.shape[1:] != spec.shape[1:]:
+            raise UserError(
+                f"calibration data {array.dtype}{list(array.shape)}",
+                where=f"input {spec.name}",
+                expected=f"{spec.dtype}{['N', *spec.shape[1:]]}",
+            )
+    file = folder / "calibration.npz"
+    arrays = {f"input{k}": feeds[spec.name][:CALIBRATION_EXAMPLES] for k, spec in enumerate(inputs)}
+    np.savez(file, allow_pickle=False, **arrays)  # type: ignore[arg-type, unused-ignore]
+    return file
+
+
+def _read_calibration(file: Path, names: list[str]) -> dict[str, Array]:
+    try:
+        with np.load(file, allow_pickle=False) as stored:
+            if set(names) - set(stored.files):
+                raise UserError(f"holds {stored.files}", where=str(file), expected=f"arrays {names}")
+            return {name: stored[name] for name in names}
+    except (OSError, ValueError, zipfile.BadZipFile) as error:
+        raise UserError(f"cannot be read: {error}", where=str(file), expected="an .npz of arrays") from error
+
+
+def _examples(file: Path) -> Iterator[list[Array]]:
+    """One example at a time, inputs in order, as the converter asks for them."""
+    with np.load(file, allow_pickle=False) as stored:
+        arrays = [stored[f"input{k}"] for k in range(len(stored.files))]
+    for k in range(len(arrays[0])):
+        yield [array[k : k + 1] for array in arrays]
 
 
 def _operators(file: Path) -> list[str]:

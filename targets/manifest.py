@@ -22,6 +22,7 @@ from targets.contract import State
 
 MANIFEST_FILE: Final = "manifest.json"
 GUARD_FILE: Final = "manifest.json.sha256"
+SIGNATURE_FILE: Final = "model.sig"  # over all other files, this manifest among them
 MANIFEST_VERSION: Final = 1
 _CHUNK: Final = 1 << 20
 
@@ -134,7 +135,7 @@ def entries_for(folder: Path) -> dict[str, FileEntry]:
     return {
         name: FileEntry(sha256=sha256_of(folder / name), bytes=(folder / name).stat().st_size)
         for name in files_under(folder)
-        if name not in (MANIFEST_FILE, GUARD_FILE)
+        if name not in (MANIFEST_FILE, GUARD_FILE, SIGNATURE_FILE)
     }
 
 
@@ -206,7 +207,7 @@ def integrity_problems(folder: Path, manifest: Manifest) -> list[str]:
         problem = _file_problem(folder / name, entry)
         if problem:
             problems.append(f"{name} {problem}")
-    listed = {*manifest.files, MANIFEST_FILE, GUARD_FILE}
+    listed = {*manifest.files, MANIFEST_FILE, GUARD_FILE, SIGNATURE_FILE}
     problems += [f"{name} is not in the manifest" for name in files_under(folder) if name not in listed]
     needed = {*manifest.artefact.files, *manifest.references}
     problems += [

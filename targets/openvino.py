@@ -10,7 +10,9 @@ import importlib.metadata
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Annotated, Any, Final, Literal
+
+from pydantic import Field
 
 from optim import model as onnx_file
 from optim.errors import UnsupportedModelError
@@ -30,6 +32,8 @@ class OpenVinoOptions(TargetOptions):
 
     precision: Literal["f32", "f16"] = "f32"
     """How weights are stored. f16 halves the file and is gated by its own, wider bound."""
+    threads: Annotated[int, Field(ge=1)] = 1
+    """Threads of the recorded configuration."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +68,7 @@ class OpenVino:
         facts = export_in_child("targets.openvino:export", model, out, chosen.model_dump())
         recorded: dict[str, object] = {
             **chosen.model_dump(),
-            "config": {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": 1},
+            "config": {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": chosen.threads},
             "signature": signature_facts(model),
             **facts,
         }

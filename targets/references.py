@@ -27,8 +27,9 @@ class Reference:
 
 def save_reference(reference: Reference, file: Path) -> None:
     """Write ``reference``; byte-identical for identical arrays."""
-    arrays = {f"in|{k}": np.asarray(v) for k, v in reference.feeds.items()}
-    arrays |= {f"out|{k}": np.asarray(v) for k, v in reference.outputs.items()}
+    # Row-major, whatever it was: readers in other languages know no other order.
+    arrays = {f"in|{k}": np.asarray(v, order="C") for k, v in reference.feeds.items()}
+    arrays |= {f"out|{k}": np.asarray(v, order="C") for k, v in reference.outputs.items()}
     if any(a.dtype.hasobject for a in arrays.values()):
         raise UserError("object arrays cannot be stored", where=reference.name)
     with file.open("wb") as stream:

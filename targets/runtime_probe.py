@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import atexit
 import functools
 import importlib.metadata
-import importlib.util
 import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -27,12 +27,22 @@ def prove(target: Target, package: str, extra: str) -> Availability:
     """
 
     def run(folder: Path) -> Array:
-        out = folder / "out"
-        out.mkdir()
-        with target.open(out, target.build(_write_probe(folder), out, {})) as session:
-            return session.run({"x": probe_input()})["y"]
+        return _round_trip(target, folder)
 
-    return _probed_once(target.name, package, extra, run)
+    if target.name not in _probed:
+        _probed[target.name] = _installed(package, extra) or _tried(run, extra, _named(package))
+    return _probed[target.name]
+
+
+def prove_with(target: Target, needs: str) -> Availability:
+    """Likewise, for a runtime that is no Python distribution; ``needs`` says what brings it."""
+
+    def run(folder: Path) -> Array:
+        return _round_trip(target, folder)
+
+    if target.name not in _probed:
+        _probed[target.name] = _tried(run, needs)
+    return _probed[target.name]
 
 
 def prove_in_one_child(
@@ -44,61 +54,65 @@ def prove_in_one_child(
     model_file: str,
     options: Mapping[str, object],
 ) -> Availability:
-    """Likewise, with export, load and run in one process: its framework takes seconds to import."""
+    """Likewise, in the one child where TensorFlow is: it takes seconds to import, so targets share it."""
 
     def run(folder: Path) -> Array:
         model = _write_probe(folder)
         manifest = {
             "artefact": {"files": [model_file], "options": {"signature": signature_facts(model), **options}}
         }
-        with Child() as child:
-            (child.folder / "out").mkdir()
-            out = str(child.folder / "out")
-            child.ask(
-                {
-                    "request": "export",
-                    "exporter": exporter,
-                    "model": str(model),
-                    "out": out,
-                    "options": dict(options),
-                }
-            )
-            runtime = str(RUNTIMES / f"{name}.py")
-            child.ask(
-                {
-                    "request": "load",
-                    "runtime": runtime,
-                    "folder": out,
-                    "manifest": manifest,
-                    "model": model_file,
-                }
-            )
-            return child.ask({"request": "run"}, {"x": probe_input()})[1]["y"]
+        child = _tensorflow_child()
+        out = child.folder / name
+        out.mkdir()
+        work = {"model": str(model), "out": str(out)}
+        child.ask({"request": "export", "exporter": exporter, **work, "options": dict(options)})
+        runtime = str(RUNTIMES / f"{name}.py")
+        load = {"runtime": runtime, "folder": str(out), "model": model_file}
+        child.ask({"request": "load", "manifest": manifest, **load})
+        return child.ask({"request": "run"}, {"x": probe_input()})[1]["y"]
 
-    return _probed_once(name, package, extra, run)
-
-
-def _probed_once(name: str, package: str, extra: str, run: Callable[[Path], Array]) -> Availability:
     if name not in _probed:
-        _probed[name] = _probe(package, extra, run)
+        _probed[name] = _installed(package, extra) or _tried(run, extra, _named(package))
     return _probed[name]
 
 
-def _probe(package: str, extra: str, run: Callable[[Path], Array]) -> Availability:
+@functools.cache
+def _tensorflow_child() -> Child:
+    child = Child()
+    atexit.register(child.close)
+    return child
+
+
+def _round_trip(target: Target, folder: Path) -> Array:
+    out = folder / "out"
+    out.mkdir()
+    with target.open(out, target.build(_write_probe(folder), out, {})) as session:
+        return session.run({"x": probe_input()})["y"]
+
+
+def _installed(package: str, extra: str) -> Availability | None:
+    """None where it is."""
     try:
-        version = importlib.metadata.version(package)
+        importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
         return Availability(available=False, detail=f"{package} is not installed", needs=extra)
+    return None
+
+
+def _named(package: str) -> str:
+    return f"{package} {importlib.metadata.version(package)}"
+
+
+def _tried(run: Callable[[Path], Array], needs: str, what: str = "") -> Availability:
     try:
         with tempfile.TemporaryDirectory() as folder:
             got = run(Path(folder))
     except Exception as error:  # whatever a broken installation raises is the answer here
-        return Availability(available=False, detail=f"{package} {version} fails: {error}", needs=extra)
+        detail = f"{what} fails: {error}" if what else str(error)
+        return Availability(available=False, detail=detail, needs=needs)
     if not np.array_equal(got, np.maximum(probe_input(), 0)):
-        return Availability(
-            available=False, detail=f"{package} {version} computes max(x, 0) wrongly", needs=extra
-        )
-    return Availability(available=True, detail=f"{package} {version}")
+        return Availability(available=False, detail=f"{what or 'it'} computes max(x, 0) wrongly", needs=needs)
+    return Availability(available=True, detail=what or "a model was built, loaded and run")
 
 
 @functools.cache

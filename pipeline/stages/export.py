@@ -13,14 +13,18 @@ from typing import Any
 from optim.contract import Array
 from optim.errors import MissingRuntimeError, UserError
 from pipeline.bench.host import environment
+from pipeline.bench.records import TunedChoice, TuneRecord
 from pipeline.config import Config, GateConfig
 from pipeline.feeds import batch_size, random, zeros
 from pipeline.records import BenchmarkRecord, BundleRecord, ConvertRecord, OptimizeRecord, ParityRecord
 from pipeline.sources.contract import ConvertRequest, Progress
+from pipeline.stages.benchmark import tuned_file
 from pipeline.stages.contract import BUNDLE, CONVERTED, OPTIMIZED, StageContext
 from pipeline.stages.convert import conversion_record
 from pipeline.stages.optimize import optimize_file
 from pipeline.stages.parity import open_any
+from pipeline.stages.test_set import raw_test_set
+from pipeline.stages.trace_layers import trace_layers
 from targets.bundle import Bundle, BundleSpec, BundleVerdict, verify_bundle, write_bundle
 from targets.catalog import all_targets, target_named
 from targets.closeness import Gate
@@ -63,7 +67,7 @@ def _spec(context: StageContext, target: Target, options: Mapping[str, object]) 
     stored = sorted((context.done["parity"] / REFERENCES).glob("*.npz"))
     return BundleSpec(
         name=config.name,
-        model=context.done["optimize"] / OPTIMIZED,
+        model=_graph(context, target.name, measured),
         target=target,
         references=tuple(load_reference(file) for file in stored),
         options=options,
@@ -78,16 +82,35 @@ def _spec(context: StageContext, target: Target, options: Mapping[str, object]) 
             "accuracy": [one.model_dump(mode="json") for one in parity.accuracy],
             "comparisons": len(parity.comparisons),
         },
-        benchmark=_benchmark(measured),
+        benchmark=_benchmark(measured, target.name),
         hardware=environment(),
         versions=_versions(),
         layers=tuple(layer.model_dump(mode="json") for layer in converted.layers),
+        test_set=raw_test_set(config) if options.get("test_set") is True else None,
+        trace=trace_layers(context) if options.get("layer_checks") is True else None,
     )
 
 
+def _graph(context: StageContext, target: str, measured: BenchmarkRecord | None) -> Path:
+    """The optimised graph, or the one that won this target's race; the bundle's references prove either."""
+    if measured is not None and measured.tune is not None and measured.tune.choice_for(target) is not None:
+        return context.done["benchmark"] / tuned_file(target)
+    return context.done["optimize"] / OPTIMIZED
+
+
 def _options(context: StageContext, target: str, given: Mapping[str, object]) -> dict[str, object]:
-    """The user's options; ONNX Runtime's optimisation level is the one that parity was shown for."""
+    """The user's options; then what the race found best, else the optimisation that parity was shown for."""
     options = dict(given)
+    measured = context.record_of("benchmark", BenchmarkRecord) if "benchmark" in context.done else None
+    choice = None if measured is None or measured.tune is None else measured.tune.choice_for(target)
+    if target == "onnxruntime" and choice is not None:
+        one = choice.contender
+        options.setdefault("threads", one.threads)
+        options.setdefault("allow_spinning", one.allow_spinning)
+        options.setdefault("optimization", one.optimization)
+        options.setdefault("io_binding", one.io_binding)
+    if target == "openvino" and choice is not None:
+        options.setdefault("threads", choice.contender.threads)
     level = context.record_of("parity", ParityRecord).runtime_settings.get("optimized.optimization")
     if target == "onnxruntime" and level is not None:
         options.setdefault("optimization", level)
@@ -207,7 +230,10 @@ def list_targets() -> list[dict[str, Any]]:
 
 
 def _record(bundle: Bundle, seconds: float) -> BundleRecord:
-    return _verdict_record(bundle.verdict, bundle.path, seconds)
+    checks = {"layers": "layers_compared", "predictions": "predictions"}
+    found = {field: bundle.artefact.options.get(key, ()) for field, key in checks.items()}
+    record = _verdict_record(bundle.verdict, bundle.path, seconds)
+    return BundleRecord.model_validate({**record.model_dump(), **found})
 
 
 def _verdict_record(verdict: BundleVerdict, path: Path | None, seconds: float) -> BundleRecord:
@@ -265,13 +291,31 @@ def _ledger_line(line: dict[str, Any]) -> dict[str, Any]:
     return {name: line[name] for name in kept}
 
 
-def _benchmark(record: BenchmarkRecord | None) -> dict[str, Any]:
+def _benchmark(record: BenchmarkRecord | None, target: str) -> dict[str, Any]:
     if record is None:
         return {}
+    choice = None if record.tune is None else record.tune.choice_for(target)
     keys = {"contender", "device", "batch", "threads", "latency_ms", "interval_ms", "samples", "grade"}
     return {
         "results": [one.model_dump(mode="json", include=keys) for one in record.results],
         "comparisons": [one.model_dump(mode="json") for one in record.comparisons],
+        "expected": {} if record.tune is None or choice is None else _expected(record.tune, choice),
+    }
+
+
+def _expected(tune: TuneRecord, choice: TunedChoice) -> dict[str, Any]:
+    """What latency the tuned settings have on the machine they were raced on."""
+    return {
+        "latency_ms": choice.latency_ms,
+        "interval_ms": list(choice.interval_ms),
+        "batch": tune.batch,
+        "threads": choice.contender.threads,
+        "host": tune.host,
+        "recipe": choice.recipe,
+        "settings": choice.contender.name,
+        "ratio_to_default": choice.ratio,
+        "ratio_interval": list(choice.ratio_interval),
+        "verdict": choice.verdict,
     }
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import onnx_ir as ir
 
 from optim.facts import (
@@ -14,7 +15,9 @@ from optim.facts import (
     int_attribute,
     ints_attribute,
     ints_of,
+    is_op,
     scalar_of,
+    sole_consumer,
     string_attribute,
 )
 from targets.keras_rebuild.drawing import Drawing, Held, channels_last, identity, refuse, shape_of
@@ -67,6 +70,14 @@ def reshape(drawing: Drawing, node: ir.Node) -> None:
             drawing.put(node.outputs[0], held.variable, perm)  # only axes of size 1 moved
             return
         plain = held.variable
+    elif _feeds_dense(node.outputs[0]) and None not in held.shape[1:] and len(inner_known) == 1:
+        # TensorFlow flattens height, width, channels: so does this, and the dense layer's rows follow.
+        inner_shape = [int(d or 0) for d in held.shape[1:]]
+        order = np.arange(math.prod(inner_shape)).reshape(inner_shape)
+        drawing.flattened[node.outputs[0].name or ""] = order.transpose(
+            [a - 1 for a in held.perm[1:]]
+        ).ravel()
+        plain = held.variable
     else:
         plain = drawing.turned(held, identity(held.rank))
     call = (
@@ -75,6 +86,17 @@ def reshape(drawing: Drawing, node: ir.Node) -> None:
         else f"layers.Reshape({tuple(inner_known)}"
     )
     drawing.put(node.outputs[0], drawing.layer(node, call, plain), identity(len(output)))
+
+
+def _feeds_dense(value: ir.Value) -> bool:
+    """Whether only one dense layer reads a flattened value: a Gemm or MatMul with constant weights."""
+    node = sole_consumer(value)
+    if node is None or node.inputs[0] is not value or constant_of(input_of(node, 1)) is None:
+        return False
+    if is_op(node, "Gemm"):
+        return not int_attribute(node, "transA", 0)
+    weight = constant_of(input_of(node, 1))
+    return is_op(node, "MatMul") and weight is not None and weight.ndim == 2
 
 
 def in_sequence(shape: tuple[int | None, ...], perm: tuple[int, ...]) -> bool:

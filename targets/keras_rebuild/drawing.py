@@ -8,8 +8,6 @@ a Permute drawn.
 
 from __future__ import annotations
 
-import keyword
-import re
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -17,12 +15,11 @@ import onnx_ir as ir
 
 from optim.contract import Array
 from optim.errors import UnsupportedModelError
-from optim.facts import constant_of, dims, label, sources_of
+from optim.facts import constant_of, dims, label
+from targets.layer_names import LayerNames
 
 Perm = tuple[int, ...]
 Shape = tuple[int | None, ...]
-
-_GENERIC = re.compile(r"^(const_fold_opt|unk|Identity)__?\d*$|^[A-Z][A-Za-z0-9]*__\d+$")
 
 
 def identity(rank: int) -> Perm:
@@ -59,6 +56,7 @@ def refuse(node: ir.Node, reason: str, hint: str = "") -> UnsupportedModelError:
 class Drawing:
     """Collects lines while the graph is walked in order."""
 
+    names: LayerNames
     lines: list[str] = field(default_factory=list)
     weights: dict[str, list[Array]] = field(
         default_factory=dict
@@ -68,6 +66,8 @@ class Drawing:
     _names: set[str] = field(default_factory=set)
     _count: int = 0
     done: set[int] = field(default_factory=set)  # ids of nodes that an earlier one took in
+    # Flattened value → where each of its elements stands in ONNX's own order; its Dense permutes its rows so.
+    flattened: dict[str, Array] = field(default_factory=dict)
 
     def layer(
         self, node: ir.Node, call: str, inputs: str, weights: list[Array] | None = None, part: str = ""
@@ -125,26 +125,14 @@ class Drawing:
         return held, self.turned(held, identity(held.rank))
 
     def layer_name(self, node: ir.Node, part: str = "") -> str:
-        """A unique layer name, nearest to what the source called the layer."""
-        base = readable_name(node) + (f"_{part}" if part else "")
+        """A unique layer name, nearest to what the source called the layer; Keras takes no slash in it."""
+        base = self.names.of(node, part).replace("/", "_")
         name, number = base, 1
         while name in self._names:
             number += 1
             name = f"{base}_{number}"
         self._names.add(name)
         return name
-
-
-def readable_name(node: ir.Node) -> str:
-    """``conv2`` from ``digits_1/conv2_1/convolution``: the scope that the source's layer gave its nodes."""
-    for text in (*sources_of(node), label(node)):
-        parts = [p for p in re.split(r"[/:;]", text) if p and not p.isdigit() and not _GENERIC.match(p)]
-        if parts:
-            scope = parts[-2] if len(parts) > 1 else parts[-1]
-            word = re.sub(r"[^A-Za-z0-9_.-]", "_", scope).strip("_.-")
-            if word and not keyword.iskeyword(word):
-                return word if len(parts) > 1 else word.lower()
-    return node.op_type.lower()
 
 
 def shape_of(value: ir.Value) -> Shape:

@@ -237,6 +237,9 @@ def matmul(drawing: Drawing, node: ir.Node) -> None:
 
 def _dense(drawing: Drawing, node: ir.Node, weight: Array, bias: list[Array], output: ir.Value) -> None:
     held, x = drawing.plain(node, node.inputs[0])
+    order = drawing.flattened.get((node.inputs[0].name if node.inputs[0] else "") or "")
+    if order is not None:
+        weight = weight[order]  # rows as the flattened elements stand here
     units = int(weight.shape[1])
     if bias and bias[0].size not in (1, units):
         raise refuse(node, f"a bias of {bias[0].size} for {units} units")

@@ -14,6 +14,7 @@ from optim.errors import UnsupportedModelError
 from optim.facts import opset_of
 from targets.keras_rebuild import arrange, elementwise, neural
 from targets.keras_rebuild.drawing import Drawing, identity, refuse, shape_of
+from targets.layer_names import LayerNames
 
 Draw = Callable[[Drawing, ir.Node], None]
 
@@ -75,7 +76,7 @@ def rebuild(model: ir.Model) -> Architecture:
     Raises:
         UnsupportedModelError: a node has no exact counterpart; names it.
     """
-    drawing = Drawing()
+    drawing = Drawing(LayerNames(model.graph))
     reasons = _draw(model, drawing, first_only=True)
     if reasons:
         raise reasons[0]
@@ -91,7 +92,7 @@ def rebuild(model: ir.Model) -> Architecture:
 
 def unsupported_nodes(model: ir.Model) -> tuple[str, ...]:
     """Every node that has no counterpart, with the reason."""
-    found = _draw(model, Drawing(), first_only=False)
+    found = _draw(model, Drawing(LayerNames(model.graph)), first_only=False)
     return tuple(f"{error.where}: {error.what}" for error in found)
 
 

@@ -62,3 +62,9 @@ def classifier(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def references(classifier: Path) -> tuple[Reference, ...]:
     return references_for(classifier)
+
+
+@pytest.fixture(scope="session")
+def repository_root() -> Path:
+    """The checkout; ``repository`` is a model repository in the tests here."""
+    return Path(__file__).resolve().parents[2]

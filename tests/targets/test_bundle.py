@@ -80,8 +80,11 @@ def _script(bundle: Path, name: str, *arguments: str) -> subprocess.CompletedPro
 
 
 EVERY_FILE = [
+    "LICENCES.md",
     "MODEL_CARD.md",
     "README.md",
+    "cpp/CMakeLists.txt",
+    "cpp/predict.cpp",
     "labels.txt",
     "manifest.json",
     "manifest.json.sha256",
@@ -92,6 +95,7 @@ EVERY_FILE = [
     "references/random_0.npz",
     "references/zeros.npz",
     "runtime.py",
+    "sbom.cdx.json",
     "verify.py",
 ]
 
@@ -114,7 +118,7 @@ def test_verifies_here_and_in_its_own_world(made: Path) -> None:
     assert verdict.problems == ()
     assert verdict.max_abs_over_range is not None
     assert verdict.max_abs_over_range <= 2e-5
-    assert verdict.artefacts == ("model.onnx", "model.ort")
+    assert verdict.artefacts == ("model.onnx", "model.ort", "cpp/predict.cpp", "cpp/CMakeLists.txt")
     done = _script(made, "verify.py")
     assert done.returncode == 0, done.stdout + done.stderr
     assert "VERIFIED" in done.stdout
@@ -299,7 +303,7 @@ def test_external_data_is_carried(spec: BundleSpec, tmp_path: Path) -> None:
     model = build_classifier(source / "big.onnx", external=True)
     result = write_bundle(replace(spec, model=model, options={}), tmp_path / "bundle")
     assert result.verdict.state is State.VERIFIED
-    assert result.artefact.files == ("model.onnx", "model.onnx.data")
+    assert result.artefact.files[:2] == ("model.onnx", "model.onnx.data")
     shutil.rmtree(source)
     assert verify_bundle(tmp_path / "bundle").state is State.VERIFIED
 

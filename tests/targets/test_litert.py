@@ -7,13 +7,16 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import onnx
 import pytest
 
-from optim.errors import UnsupportedModelError
+from optim.errors import UnsupportedModelError, UserError
 from targets.bundle import BundleSpec, verify_bundle, write_bundle
 from targets.contract import State
-from targets.litert import LiteRt
+from targets.litert import GATES, LiteRt
+from targets.manifest import read_manifest
+from targets.reference import OrtSession
 from targets.references import Reference
 
 pytest.importorskip("ai_edge_litert", reason="fairlead[litert] is not installed")
@@ -49,3 +52,61 @@ def test_free_sizes_are_refused_before_anything_is_started(classifier: Path, tmp
     assert any("image" in r and "free dimensions" in r for r in LiteRt().unsupported(tmp_path / "free.onnx"))
     with pytest.raises(UnsupportedModelError):
         LiteRt().build(tmp_path / "free.onnx", tmp_path, {})
+
+
+def test_int8_is_calibrated_and_held_to_its_own_gate(
+    classifier: Path, references: tuple[Reference, ...], tmp_path: Path
+) -> None:
+    examples = np.random.default_rng(11).normal(size=(64, 1, 8, 8)).astype(np.float32)
+    np.savez(tmp_path / "calibration.npz", image=examples)
+    options = {"precision": "int8", "calibration": str(tmp_path / "calibration.npz")}
+    result = write_bundle(
+        BundleSpec("digits", classifier, LiteRt(), references, options=options), tmp_path / "bundle"
+    )
+    assert result.verdict.state is State.VERIFIED, result.verdict.problems
+    assert result.verdict.max_abs_over_range is not None
+    assert 1e-3 < result.verdict.max_abs_over_range < 0.1  # 256 levels, no fewer and not float32 by accident
+    manifest = read_manifest(tmp_path / "bundle")
+    assert manifest.gate.max_abs_over_range == GATES["int8"]["max_abs_over_range"]
+    assert str(tmp_path) not in (tmp_path / "bundle" / "manifest.json").read_text()  # no path of this machine
+
+
+@pytest.mark.parametrize(
+    ("arrays", "reason"),
+    [
+        (None, "needs calibration data"),
+        ({"picture": np.zeros((4, 1, 8, 8), np.float32)}, "holds"),
+        ({"image": np.zeros((4, 8, 8, 1), np.float32)}, "calibration data"),
+        ({"image": np.zeros((4, 1, 8, 8), np.float64)}, "calibration data"),
+    ],
+    ids=["none", "another name", "another shape", "another type"],
+)
+def test_calibration_data_must_fit(
+    classifier: Path,
+    references: tuple[Reference, ...],
+    tmp_path: Path,
+    arrays: dict[str, np.ndarray] | None,
+    reason: str,
+) -> None:
+    options: dict[str, object] = {"precision": "int8"}
+    if arrays is not None:
+        np.savez(tmp_path / "calibration.npz", allow_pickle=False, **arrays)  # type: ignore[arg-type]
+        options["calibration"] = str(tmp_path / "calibration.npz")
+    spec = BundleSpec("digits", classifier, LiteRt(), references, options=options)
+    with pytest.raises(UserError, match=reason):
+        write_bundle(spec, tmp_path / "out" / "bundle")
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_a_larger_batch_is_answered_example_by_example(classifier: Path, tmp_path: Path) -> None:
+    """The file's batch is 1 where the model's is free; a reference of several examples is still replayed."""
+    model = onnx.load(classifier)
+    for value in (*model.graph.input, *model.graph.output):
+        value.type.tensor_type.shape.dim[0].dim_param = "N"
+    onnx.save(model, tmp_path / "free.onnx")
+    x = np.random.default_rng(5).normal(size=(3, 1, 8, 8)).astype(np.float32)
+    with OrtSession(tmp_path / "free.onnx", optimization="off") as session:
+        reference = Reference("data", {"image": x}, session.run({"image": x}))
+    spec = BundleSpec("digits", tmp_path / "free.onnx", LiteRt(), (reference,))
+    result = write_bundle(spec, tmp_path / "bundle")
+    assert result.verdict.state is State.VERIFIED, result.verdict.problems

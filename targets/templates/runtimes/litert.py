@@ -23,18 +23,23 @@ def load(folder: Path, manifest: dict[str, Any], model: str) -> Callable[[dict[s
     inputs = sorted(interpreter.get_input_details(), key=_number)
     outputs = sorted(interpreter.get_output_details(), key=_number)
 
-    def run(feeds: dict[str, Any]) -> dict[str, Any]:
+    def one(feeds: dict[str, Any]) -> dict[str, Any]:
         for entry, detail in zip(signature["inputs"], inputs, strict=True):
-            array = np.asarray(feeds[entry["name"]])
-            if tuple(detail["shape"]) != array.shape:
-                interpreter.resize_tensor_input(detail["index"], array.shape)
-                interpreter.allocate_tensors()
-            interpreter.set_tensor(detail["index"], array)
+            interpreter.set_tensor(detail["index"], np.asarray(feeds[entry["name"]]))
         interpreter.invoke()
         return {
             entry["name"]: interpreter.get_tensor(detail["index"]).copy()
             for entry, detail in zip(signature["outputs"], outputs, strict=True)
         }
+
+    def run(feeds: dict[str, Any]) -> dict[str, Any]:
+        # The file's batch is fixed; a larger one is answered example by example.
+        batches = {len(array) for array in feeds.values() if np.ndim(array)}
+        fixed = {int(detail["shape"][0]) for detail in inputs}
+        if batches == fixed or fixed != {1} or len(batches) != 1:
+            return one(feeds)
+        parts = [one({name: array[k : k + 1] for name, array in feeds.items()}) for k in range(batches.pop())]
+        return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
     return run
 

@@ -1,0 +1,130 @@
+"""Load a bundle's artefact again, answer its references, and judge: the only way to ``verified``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from optim.errors import MissingRuntimeError
+from targets.closeness import APART, Closeness, Gate, closeness, worst
+from targets.contract import Artefact, Session, State, Target
+from targets.manifest import Manifest
+from targets.references import load_reference
+
+
+@dataclass(frozen=True)
+class BundleVerdict:
+    """What a replay of the references found."""
+
+    target: str
+    state: State
+    max_abs_over_range: float | None  # None where nothing was executed
+    snr_db: float | None
+    problems: tuple[str, ...]  # why it failed
+    detail: str  # runtime and version, or why it was not executed
+    artefacts: tuple[str, ...]
+
+
+def replay(folder: Path, manifest: Manifest, target: Target, gate: Gate) -> BundleVerdict:
+    """Load every runnable model of the artefact again and compare it on every reference.
+
+    ``options.runnable`` lists the models, by default the artefact's first file; ``model.onnx#webgpu`` is a
+    file run in a manner of its own. What ``options.optional`` names may lack its runtime, if another ran.
+    ``options.judged`` names the only references that a calibrated artefact is held to: those of real data.
+    """
+    artefact = Artefact(manifest.artefact.files, manifest.artefact.options)
+    runnable = _names(artefact, "runnable") or [artefact.files[0]]
+    if {name.partition("#")[0] for name in runnable} - set(artefact.files):
+        problem = "the manifest's runnable models are not its files"
+        return verdict_of(manifest, State.FAILED, None, [problem], "")
+    optional = _names(artefact, "optional")
+    figures: list[Closeness] = []
+    problems: list[str] = []
+    absent: list[str] = []
+    runtime = ""
+    for model in runnable:
+        try:
+            found, wrong, runtime = _replay_one(folder, manifest, target, gate, model)
+            figures += found
+            problems += wrong
+        except MissingRuntimeError as error:
+            absent.append(f"{model}: {error.what}")
+            if model not in optional:
+                break
+        except Exception as error:  # a runtime may raise anything; a model that cannot run has failed
+            problems.append(f"{model}: {error}" if model in optional else f"{target.name}: {error}")
+            return verdict_of(manifest, State.FAILED, None, problems, "the runtime failed")
+    unexecuted = "; ".join(absent)
+    if problems:
+        return verdict_of(manifest, State.FAILED, worst(figures), problems, runtime)
+    if not figures or any(line.partition(": ")[0] not in optional for line in absent):
+        detail = f"no runtime on this machine: {unexecuted}" if absent else "nothing was compared"
+        return verdict_of(manifest, State.PRODUCED if absent else State.FAILED, None, [], detail)
+    return verdict_of(
+        manifest,
+        State.VERIFIED,
+        worst(figures),
+        [],
+        f"{runtime}; not executed: {unexecuted}" if absent else runtime,
+    )
+
+
+def verdict_of(
+    manifest: Manifest, state: State, found: Closeness | None, problems: list[str], detail: str
+) -> BundleVerdict:
+    """A verdict on the artefact of ``manifest``."""
+    return BundleVerdict(
+        target=manifest.target,
+        state=state,
+        max_abs_over_range=None if found is None else found.max_abs_over_range,
+        snr_db=None if found is None else found.snr_db,
+        problems=tuple(problems),
+        detail=detail,
+        artefacts=manifest.artefact.files,
+    )
+
+
+def _replay_one(
+    folder: Path, manifest: Manifest, target: Target, gate: Gate, model: str
+) -> tuple[list[Closeness], list[str], str]:
+    """Figures, what is beyond the gate, and the runtime's name, of one runnable model."""
+    probabilities = {entry.name for entry in manifest.outputs if entry.head == "softmax"}
+    others = tuple(name for name in manifest.artefact.files if name != model)
+    figures: list[Closeness] = []
+    problems: list[str] = []
+    with target.open(folder, Artefact((model, *others), manifest.artefact.options)) as session:
+        for file in _judged(manifest):
+            reference = load_reference(folder / file)
+            got = session.run(reference.feeds)
+            for name, expected in reference.outputs.items():
+                softmax = name in probabilities
+                found = closeness(got[name], expected, softmax=softmax) if name in got else APART
+                figures.append(found)
+                if not gate.passes(found):
+                    problems.append(_beyond(model, reference.name, name, found, gate))
+        return figures, problems, _runtime_of(session)
+
+
+def _judged(manifest: Manifest) -> tuple[str, ...]:
+    listed = manifest.artefact.options.get("judged")
+    if not isinstance(listed, list):
+        return manifest.references
+    return tuple(file for file in manifest.references if file in listed)
+
+
+def _names(artefact: Artefact, key: str) -> list[str]:
+    listed = artefact.options.get(key)
+    return [str(name) for name in listed] if isinstance(listed, list) else []
+
+
+def _runtime_of(session: Session) -> str:
+    """Runtime and version, as far as the session says them."""
+    settings = getattr(session, "settings", {})
+    return str(getattr(session, "version", "") or settings.get("runtime", "") or type(session).__name__)
+
+
+def _beyond(model: str, reference: str, output: str, found: Closeness, gate: Gate) -> str:
+    return (
+        f"{model}, reference {reference}, output {output}: max|Δ|/range {found.max_abs_over_range:.3g} "
+        f"(bound {gate.max_abs_over_range:g}), SNR {found.snr_db:.1f} dB (bound {gate.snr_db:g} dB)"
+    )
