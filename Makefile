@@ -17,7 +17,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 # uv does not read pip's settings: where it finds no packages, pip may.
 INSTALL = fetch() { $(FAST) "$$@" 2>/dev/null || $(PIP) "$$@"; }; fetch
 
-.PHONY: help demo test check test-corpus zoo schema clean
+.PHONY: help demo test check test-corpus matrix gpu-check zoo schema clean
 
 help:  ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -35,6 +35,13 @@ check: $(VENV)/.installed-dev  ## Lint and types only
 
 test-corpus: $(VENV)/.installed-dev  ## Every model of the shared corpus against its references
 	@$(BIN)/python -m pytest -m corpus tests
+
+matrix: zoo  ## Every system and network on every target: benchmarks/MATRIX.md (an hour the first time)
+	@$(BIN)/python configs/zoo/build.py resnet50 mobilenet_v2 unet densenet121 efficientnet_b0 mobilenet_v3_small
+	@$(BIN)/python benchmarks/matrix.py
+
+gpu-check: $(VENV)/.installed-dev  ## Everything that needs a CUDA GPU, in one bounded run
+	@$(BIN)/python -m benchmarks.gpu.check
 
 zoo: $(VENV)/.installed-all-cpu  ## Build the source models that the other configs name (minutes)
 	@$(BIN)/python configs/zoo/build.py mnist_softmax mnist_caffe symbols_wolfram alexnet_keras cnn_introduction mobilenet_v2_wolfram vgg16

@@ -19,9 +19,10 @@ from pipeline.commands.bench import bench
 from pipeline.commands.convert import convert
 from pipeline.commands.doctor import doctor, schema
 from pipeline.commands.export import export, targets, verify
+from pipeline.commands.gate import gate
 from pipeline.commands.inspect import inspect
 from pipeline.commands.optimize import optimize, passes
-from pipeline.commands.parity import parity
+from pipeline.commands.parity import parity, record
 from pipeline.commands.run import plan, run
 
 if TYPE_CHECKING:
@@ -45,7 +46,9 @@ for _command in (
     convert,
     optimize,
     parity,
+    record,
     bench,
+    gate,
     export,
     verify,
     inspect,

@@ -114,7 +114,54 @@ class ParityConfig(_Frozen):
     """Batch sizes tried where the batch dimension is free."""
     float64: bool = True
     """Evaluate the graph in float64 and express every error as a multiple of the source's own."""
+    layers: bool = True
+    """Compare layer by layer on one input: mean, variance, error over depth, and pictures for the report."""
     gate: GateConfig = GateConfig()
+
+
+ScenarioName = Literal["single_stream", "multi_stream", "offline", "server"]
+
+
+class ScenarioConfig(_Frozen):
+    """A load to put on, with LoadGen's names."""
+
+    name: ScenarioName
+    """`single_stream`, `multi_stream`, `offline` or `server`."""
+    sessions: Positive = 1
+    """Concurrent sessions, each with its own threads."""
+    queries: Positive = 400
+    """Queries sent (batches, in the offline scenario); fewer where the benchmark's time would not do."""
+    streams: Positive = 8
+    """Samples of one multi_stream query."""
+    rate_per_s: Annotated[float, Field(gt=0)] | None = None
+    """Queries a second offered to a server; left empty, half of what its sessions can do."""
+    bound_ms: Annotated[float, Field(gt=0)] | None = None
+    """Bound on a server's 99th percentile; where given, the highest rate that keeps it is searched."""
+    seed: int = 0
+    """Seed of the random arrivals."""
+
+
+class TuneConfig(_Frozen):
+    """The settings to race against each other, and for how long."""
+
+    budget_s: Annotated[float, Field(gt=0)] = 60.0
+    """Time for everything: variants of the graph, race, and the final comparison."""
+    batch: Positive = 1
+    """Batch size at which candidates race."""
+    runtimes: tuple[Literal["onnxruntime", "openvino"], ...] = ("onnxruntime", "openvino")
+    """Runtimes on the CPU; one that is not installed is left out and named."""
+    threads: tuple[Positive, ...] = ()
+    """Numbers of threads; left empty: one, two, four, … up to the usable CPUs."""
+    allow_spinning: tuple[bool, ...] = (False, True)
+    """Whether threads spin while they wait, with more than one thread."""
+    optimization: tuple[Literal["basic", "extended", "all"], ...] = ("all", "extended")
+    """ONNX Runtime's graph optimisation; only `all` blocks the layout of convolutions."""
+    io_binding: tuple[bool, ...] = (False, True)
+    """Inputs and outputs in buffers bound once (ONNX Runtime)."""
+    recipes: tuple[str, ...] = ("fast",)
+    """Further variants of the graph, from the optimiser, beside the converted and the optimised one."""
+    precision: Annotated[float, Field(gt=0)] = 0.01
+    """Candidates that are this close, relatively, count as equally good."""
 
 
 class BenchmarkConfig(_Frozen):
@@ -126,8 +173,8 @@ class BenchmarkConfig(_Frozen):
     """Where the models run."""
     batch: tuple[Positive, ...] = (1,)
     """Batch sizes."""
-    threads: Positive = 1
-    """Intra-op threads of every contender."""
+    threads: Positive | Annotated[tuple[Positive, ...], Field(min_length=1)] = 1
+    """Intra-op threads of every contender; a list sweeps over them."""
     allow_spinning: bool = False
     """Let runtime threads spin while they wait; costs others on a shared machine."""
     min_duration_s: Annotated[float, Field(ge=0)] = 2.0
@@ -138,6 +185,29 @@ class BenchmarkConfig(_Frozen):
     """Least number of timed runs per contender and batch size."""
     seed: int = 0
     """Seed of the random order of contenders and of the inputs."""
+    scenarios: tuple[ScenarioName | ScenarioConfig, ...] = ()
+    """Loads to put on each ONNX contender after the latencies."""
+    profile: bool = True
+    """Profile each ONNX contender node by node, and prove where every node ran."""
+    roofline: bool = True
+    """Measure this machine's peaks and how near each node comes to them."""
+    allow_cpu_fallback: bool = False
+    """Accept nodes that ran on the CPU in a CUDA run; without it that is an error."""
+    tune: TuneConfig | None = None
+    """Race settings for the fastest that is still the same model; they go into the bundle."""
+
+    @property
+    def thread_counts(self) -> tuple[int, ...]:
+        """Numbers of threads in the order given, each once."""
+        given = (self.threads,) if isinstance(self.threads, int) else self.threads
+        return tuple(dict.fromkeys(given))
+
+    @property
+    def loads(self) -> tuple[ScenarioConfig, ...]:
+        """The scenarios, those given by name alone with their defaults."""
+        return tuple(
+            one if isinstance(one, ScenarioConfig) else ScenarioConfig(name=one) for one in self.scenarios
+        )
 
 
 class TargetConfig(_Frozen):

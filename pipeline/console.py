@@ -2,53 +2,36 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from pipeline.console_benchmark import print_benchmark, print_gate
+from pipeline.console_layers import print_layer_checks
 from pipeline.records import (
     BenchmarkRecord,
-    BenchResult,
     BundleRecord,
     ConvertRecord,
+    GoldenRecord,
     OptimizeRecord,
     ParityRecord,
     RunRecord,
 )
+from pipeline.tables import BAD as _BAD
+from pipeline.tables import GOOD as _GOOD
+from pipeline.tables import console as _console
+from pipeline.tables import row as _row
+from pipeline.tables import table as _table
 
 if TYPE_CHECKING:
+    from pipeline.bench.gate import GateRecord
     from pipeline.doctor import DoctorRecord
     from pipeline.inspect_model import InspectRecord
     from pipeline.parity.compare_layers import LayerComparison
     from pipeline.plan import StepState
-
-_GOOD = "green"
-_BAD = "bold red"
-# Piped output keeps its columns: a table is not folded to the width of a screen that is not there.
-_PIPED_WIDTH = 160
-
-
-def _console() -> Console:
-    return Console(
-        file=sys.stdout, width=None if sys.stdout.isatty() else _PIPED_WIDTH, highlight=False, markup=False
-    )
-
-
-def _table(title: str, *columns: str, right: Iterable[str] = ()) -> Table:
-    table = Table(title=Text(title, style="bold"), title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
-    numbers = set(right)
-    for column in columns:
-        table.add_column(Text(column), justify="right" if column in numbers else "left", overflow="fold")
-    return table
-
-
-def _row(table: Table, *cells: object, style: str = "") -> None:
-    table.add_row(*(cell if isinstance(cell, Text) else Text(str(cell)) for cell in cells), style=style)
 
 
 def _mark(good: bool) -> Text:
@@ -81,7 +64,9 @@ def show_run(record: RunRecord) -> None:
             _row(table, one.contender, one.examples, accuracy, agreement)
         console.print(table)
     if record.benchmark is not None:
-        _print_benchmark(console, record.benchmark)
+        print_benchmark(console, record.benchmark)
+    for bundle in record.bundles:
+        print_layer_checks(console, bundle)
     lines = _table("Results", "what", "where", "state")
     _row(lines, "report", record.report, "")
     for bundle in record.bundles:
@@ -95,6 +80,7 @@ def show_run(record: RunRecord) -> None:
     if not record.bundles:
         _row(lines, "bundle", "none: the parity gate was not met", Text("not written", style=_BAD))
     console.print(lines)
+    _print_findings(console, record.parity_detail)
     cached = sum(step.cached for step in record.steps)
     console.print(f"{record.seconds:.1f} s, {cached} of {len(record.steps)} steps from the store")
 
@@ -106,12 +92,33 @@ def _parity_summary(record: RunRecord) -> Table:
         "max|Δ| / range",
         "SNR dB",
         "",
+        "",
         right=("max|Δ| / range", "SNR dB"),
     )
     for line in record.parity:
         name = line.question.replace("_", " ")
-        _row(table, name, f"{line.worst_max_abs_over_range:.1e}", _db(line.worst_snr_db), _mark(line.passed))
+        figures = (f"{line.worst_max_abs_over_range:.1e}", _db(line.worst_snr_db))
+        _row(table, name, *figures, _mark(line.passed), _judged_by(record.parity_detail, line.question))
     return table
+
+
+def _judged_by(parity: ParityRecord, question: str) -> str:
+    """Why a difference beyond the gate passes: it was measured from float64, and the source is no nearer."""
+    bound = parity.gate["max_abs_over_range"] or 0.0
+    beyond = [
+        one
+        for one in parity.comparisons
+        if one.question == question and one.passed and one.metrics.max_abs_over_range > bound
+    ]
+    if not beyond:
+        return ""
+    worst = max(beyond, key=lambda one: one.metrics.max_abs_over_range)
+    if worst.source_error is None or worst.b_error is None:
+        return ""
+    return (
+        f"{worst.feed}, a made-up extreme, asks for more digits than float32 has: judged by the distance "
+        f"from float64, source {worst.source_error:.1e}, {worst.b} {worst.b_error:.1e}"
+    )
 
 
 def show_plan(states: Sequence[StepState]) -> None:
@@ -206,15 +213,33 @@ def show_parity(record: ParityRecord, layers: Sequence[LayerComparison] = ()) ->
     for one in record.comparisons:
         for reason in one.reasons:
             console.print(f"{one.output} on {one.feed}: {reason}", style=_BAD)
-    if record.first_divergence is not None:
-        found = record.first_divergence
+    _print_findings(console, record)
+    if layers:
+        _print_layers(console, layers)
+
+
+def _print_findings(console: Console, record: ParityRecord) -> None:
+    """Where the models part, if they do, and what the user should know."""
+    found = record.first_divergence
+    if found is not None:
         console.print(
             f"first divergence: node {found.node}, tensor {found.tensor}; probable cause: {found.cause}"
         )
+        if found.detail:
+            console.print(found.detail)
+        if found.folder:
+            console.print(f"smallest models that show it, their input and reproduce.py: {found.folder}")
     for notice in record.notices:
         console.print(f"note: {notice}")
-    if layers:
-        _print_layers(console, layers)
+
+
+def show_golden(record: GoldenRecord) -> None:
+    """A golden file."""
+    console = _console()
+    table = _table(f"Recorded in {record.output}", "set", "tensor", "dtype", "shape")
+    for one in record.tensors:
+        _row(table, one.key, one.name, one.dtype, _shape(one.shape))
+    console.print(table)
 
 
 def _print_layers(console: Console, layers: Sequence[LayerComparison]) -> None:
@@ -229,57 +254,13 @@ def _print_layers(console: Console, layers: Sequence[LayerComparison]) -> None:
 
 
 def show_benchmark(record: BenchmarkRecord) -> None:
-    """Latencies with intervals, comparisons, grades."""
-    _print_benchmark(_console(), record)
+    """Latencies with intervals, comparisons, grades, and all that was measured beside."""
+    print_benchmark(_console(), record)
 
 
-def _print_benchmark(console: Console, record: BenchmarkRecord) -> None:
-    numbers = ("batch", "threads", "ms", "interval", "p90", "p99", "samples")
-    table = _table("Latency (median, 95 % interval)", "model", *numbers, "grade", right=numbers)
-    for one in record.results:
-        interval = f"{one.interval_ms[0]:.3f} – {one.interval_ms[1]:.3f}"
-        tail = (_percentile(one, 90), _percentile(one, 99))
-        _row(
-            table,
-            one.contender,
-            one.batch,
-            one.threads,
-            f"{one.latency_ms:.3f}",
-            interval,
-            *tail,
-            one.samples,
-            one.grade.letter,
-        )
-    console.print(table)
-    verdicts = _table(
-        "Faster or slower?",
-        "model",
-        "against",
-        "batch",
-        "verdict",
-        "ratio",
-        "95 % interval",
-        right=("batch", "ratio"),
-    )
-    for pair in record.comparisons:
-        words = pair.verdict.replace("_", " ")
-        style = {"faster": _GOOD, "slower": "yellow"}.get(pair.verdict, "")
-        interval = f"{pair.interval[0]:.3f} – {pair.interval[1]:.3f}"
-        _row(verdicts, pair.b, pair.a, pair.batch, Text(words, style=style), f"{pair.ratio:.3f}", interval)
-    if record.comparisons:
-        console.print(verdicts)
-    grades = (f"grade {one.grade.letter}: {why}" for one in record.results for why in one.grade.reasons)
-    for reason in dict.fromkeys(grades):
-        console.print(reason)
-    for skipped in record.skipped:
-        console.print(f"skipped: {skipped}")
-
-
-def _percentile(result: BenchResult, p: float) -> str:
-    for one in result.percentiles:
-        if abs(one.p - p) < 1e-9 or abs(one.p - p / 100) < 1e-9:
-            return f"{one.value_ms:.3f}" if one.value_ms is not None else f"needs {one.samples_needed}"
-    return "-"
+def show_gate(record: GateRecord) -> None:
+    """A benchmark against its baseline."""
+    print_gate(_console(), record)
 
 
 def show_bundle(record: BundleRecord) -> None:

@@ -237,35 +237,45 @@ def _version(distributions: tuple[str, ...]) -> str:
     return ""
 
 
+# All targets in one process, since several share TensorFlow, which they start once: name -> what was found.
 TARGET_PROBE: Final = """
 import json, sys
 from dataclasses import asdict
 from targets.catalog import target_named
-target = target_named(sys.argv[1])
-found = target.available()
-print(json.dumps(json.dumps({**asdict(found), "summary": target.summary})))
+found = {}
+for name in sys.argv[1:]:
+    target = target_named(name)
+    found[name] = {**asdict(target.available()), "summary": target.summary}
+print(json.dumps(json.dumps(found)))
 """
 
 
 def _targets() -> tuple[PartRecord, ...]:
     from targets.catalog import TARGETS
 
-    return tuple(_target(name) for name in TARGETS)
+    return probe_targets(tuple(TARGETS))
 
 
-def _target(name: str) -> PartRecord:
-    tried = run_probe(TARGET_PROBE, name)
-    if not tried.ok:
-        return PartRecord(name=name, role="target", works=False, detail=tried.detail, purpose="", needs="")
-    found = json.loads(tried.detail)
-    needs = "" if found["available"] else _command(found["needs"])
+def probe_targets(names: tuple[str, ...]) -> tuple[PartRecord, ...]:
+    """Try targets in one fresh process; where that process dies, each in its own."""
+    tried = run_probe(TARGET_PROBE, *names, limit_s=PROBE_LIMIT_S * 2)
+    if tried.ok:
+        found = json.loads(tried.detail)
+        return tuple(_target(name, found[name]) for name in names)
+    if len(names) == 1:
+        (name,) = names
+        return (PartRecord(name=name, role="target", works=False, detail=tried.detail, purpose=""),)
+    return tuple(part for name in names for part in probe_targets((name,)))
+
+
+def _target(name: str, found: Mapping[str, Any]) -> PartRecord:
     return PartRecord(
         name=name,
         role="target",
         works=found["available"],
         detail=found["detail"],
         purpose=found["summary"],
-        needs=needs,
+        needs="" if found["available"] else _command(found["needs"]),
     )
 
 

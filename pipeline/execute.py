@@ -28,8 +28,9 @@ from pipeline.records import (
     RunRecord,
     StepRecord,
 )
+from pipeline.sources.warm_child import WarmChild
 from pipeline.stages.catalog import stage_named
-from pipeline.stages.contract import BUNDLE, RECORD_FILE, StageContext, read_record
+from pipeline.stages.contract import BUNDLE, DIVERGENCE, RECORD_FILE, StageContext, read_record
 from pipeline.store import Store, replace_folder, write_atomically
 
 _Kind = TypeVar("_Kind", bound=Record)
@@ -41,6 +42,7 @@ class _Progressed:
 
     folders: dict[str, Path] = field(default_factory=dict)
     steps: list[StepRecord] = field(default_factory=list)
+    warm: WarmChild = field(default_factory=WarmChild)
 
     def record(self, step: str, kind: type[_Kind]) -> _Kind:
         return read_record(self.folders[step], kind)
@@ -77,16 +79,18 @@ def run(
     steps = make_plan(config)
     states = explain(steps, store, config.name)
     done = _Progressed()
-    for state in states:
-        if state.step.stage == "export" and not done.record("parity", ParityRecord).passed:
-            continue  # never a bundle of a model that is not the same
-        _execute(state, store, config, done, reporter)
+    with done.warm:
+        for state in states:
+            if state.step.stage == "export" and not done.record("parity", ParityRecord).passed:
+                continue  # never a bundle of a model that is not the same
+            _execute(state, store, config, done, reporter)
     remember(steps, store, config.name)
     out.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(out.parent / f".{out.name}.lock"):
         bundles = _place_bundles(steps, done, out)
+        _place_divergence(done.folders["parity"], out)
         record = _record(config, started, time.perf_counter() - begin, done, bundles, out)
-        return _report(record, config, out, reporter)
+        return _report(record, config, out, reporter, done.folders["parity"])
 
 
 def _execute(state: StepState, store: Store, config: Config, done: _Progressed, reporter: Reporter) -> None:
@@ -95,7 +99,7 @@ def _execute(state: StepState, store: Store, config: Config, done: _Progressed, 
 
     def produce(folder: Path) -> None:
         with reporter.step(step.name) as progress:
-            context = StageContext(step.name, config, dict(done.folders), folder, progress)
+            context = StageContext(step.name, config, dict(done.folders), folder, progress, done.warm)
             record = stage_named(step.stage)(context)
             write_atomically(folder / RECORD_FILE, record.model_dump_json(indent=1))
 
@@ -128,6 +132,24 @@ def _place_bundles(steps: Sequence[Step], done: _Progressed, out: Path) -> tuple
     return tuple(records)
 
 
+def _place_divergence(parity: Path, out: Path) -> None:
+    """Copy the smallest models that part out of the store; remove those of an earlier run."""
+    target = out / DIVERGENCE
+    if (parity / DIVERGENCE).is_dir():
+        replace_folder(parity / DIVERGENCE, target)
+    elif target.is_dir():
+        shutil.rmtree(target)
+
+
+def _with_folder(parity: ParityRecord, out: Path) -> ParityRecord:
+    """The divergence's folder as it stands in the results."""
+    found = parity.first_divergence
+    if found is None or not found.folder:
+        return parity
+    moved = found.model_copy(update={"folder": str(out / DIVERGENCE)})
+    return parity.model_copy(update={"first_divergence": moved})
+
+
 def _record(
     config: Config,
     started: datetime,
@@ -151,7 +173,7 @@ def _record(
         steps=tuple(done.steps),
         convert=convert.model_copy(update={"output": str(done.folders["convert"] / convert.output)}),
         optimize=optimize.model_copy(update={"output": str(done.folders["optimize"] / optimize.output)}),
-        parity_detail=parity,
+        parity_detail=_with_folder(parity, out),
         parity=_summaries(parity, bundles),
         benchmark=benchmark,
         bundles=bundles,
@@ -188,9 +210,11 @@ def _summaries(parity: ParityRecord, bundles: tuple[BundleRecord, ...]) -> tuple
     return tuple(lines)
 
 
-def _report(record: RunRecord, config: Config, out: Path, reporter: Reporter) -> RunRecord:
+def _report(record: RunRecord, config: Config, out: Path, reporter: Reporter, parity: Path) -> RunRecord:
     from optim.model import load
+    from pipeline.parity.feature_maps import read_feature_maps
     from pipeline.parity.layer_map import layer_map
+    from pipeline.parity.run_layers import FEATURE_MAPS
     from pipeline.report import render
 
     with reporter.step("report") as progress:
@@ -199,7 +223,8 @@ def _report(record: RunRecord, config: Config, out: Path, reporter: Reporter) ->
             record.convert.layers, load(Path(record.convert.output)), load(Path(record.optimize.output))
         )
         progress("page", 0.4)
-        render(record, rows, out, config.report)
+        maps = read_feature_maps(parity / FEATURE_MAPS)
+        render(record, rows, out, config.report, maps)
     return record
 
 

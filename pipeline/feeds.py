@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -430,6 +430,18 @@ def read_image(path: Path, height: int, width: int, channels: int) -> Array:
 
 
 # --- slices --------------------------------------------------------------------------------------
+
+
+def with_shapes(
+    specs: Sequence[TensorSpec], shapes: Mapping[str, tuple[int, ...] | None]
+) -> tuple[TensorSpec, ...]:
+    """Specs with the shapes that the user states; -1 stays free."""
+    return tuple(
+        replace(spec, shape=tuple(None if d < 0 else d for d in shape))
+        if (shape := shapes.get(spec.name)) is not None
+        else spec
+        for spec in specs
+    )
 
 
 def batch_size(specs: Sequence[TensorSpec], wanted: int) -> int:

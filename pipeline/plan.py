@@ -11,6 +11,7 @@ import hashlib
 import importlib.machinery
 import importlib.metadata
 import json
+import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -24,18 +25,31 @@ from pipeline.store import Store, hash_path, write_atomically
 _GRAPH_TOOLS = ("numpy", "onnx", "onnx-ir", "onnxscript", "onnxruntime", "onnxruntime-gpu")
 _FRAMEWORKS = ("tensorflow", "tensorflow-cpu", "keras", "tf2onnx", "h5py")
 
+_TARGET_TOOLS = (
+    *("openvino", "ai-edge-litert", "opencv-python-headless", "wolframclient", "websocket-client"),
+    *("tritonclient", "coremltools", "emx-onnx-cgen", "tensorrt", "cyclonedx-python-lib", "model-signing"),
+)
+
 # What each stage's result depends on: distributions whose version counts, and our own code.
 _TOOLS: Mapping[str, tuple[str, ...]] = {
     "convert": (*_FRAMEWORKS, *_GRAPH_TOOLS),
     "optimize": (*_GRAPH_TOOLS, "onnxsim"),
     "parity": (*_FRAMEWORKS, *_GRAPH_TOOLS),
     "benchmark": (*_FRAMEWORKS, *_GRAPH_TOOLS),
-    "export": _GRAPH_TOOLS,
+    "export": (*_FRAMEWORKS, *_GRAPH_TOOLS, *_TARGET_TOOLS),
 }
+# Programs that decide whether a bundle can be verified here.
+_PROGRAMS = ("chromium", "chromium-browser", "google-chrome", "npm", "wolframscript", "tritonserver", "gcc")
 _CODE: Mapping[str, tuple[str, ...]] = {
     "convert": ("optim", "targets", "pipeline/sources", "pipeline/stages/convert.py"),
     "optimize": ("optim", "targets/reference.py", "pipeline/feeds.py", "pipeline/stages/optimize.py"),
-    "parity": ("targets", "pipeline/parity", "pipeline/feeds.py", "pipeline/stages/parity.py"),
+    "parity": (
+        "targets",
+        "pipeline/parity",
+        "pipeline/sources",
+        "pipeline/feeds.py",
+        "pipeline/stages/parity.py",
+    ),
     "benchmark": ("targets", "pipeline/bench", "pipeline/sources", "pipeline/stages/benchmark.py"),
     "export": ("targets", "pipeline/feeds.py", "pipeline/stages/export.py"),
 }
@@ -97,7 +111,11 @@ def make_plan(config: Config) -> tuple[Step, ...]:
     add("parity", "parity", ("convert", "optimize"), {**model, **data}, options)
     before_export: tuple[str, ...] = ("convert", "optimize", "parity")
     if config.benchmark is not None:
-        add("benchmark", "benchmark", ("convert", "optimize"), model, dumped["benchmark"])
+        needs: tuple[str, ...] = ("convert", "optimize")
+        inputs = model
+        if config.benchmark.tune is not None:  # settings are raced under the parity of the source's answers
+            needs, inputs = (*needs, "parity"), {**model, **data}
+        add("benchmark", "benchmark", needs, inputs, dumped["benchmark"])
         before_export += ("benchmark",)
     for target, entry in zip(config.targets, dumped["targets"], strict=True):
         name = f"export {target.name}"
@@ -222,6 +240,8 @@ def _versions(stage: str) -> Mapping[str, str]:
             found[tool] = importlib.metadata.version(tool)
         except importlib.metadata.PackageNotFoundError:
             continue
+    if stage == "export":
+        found["programs"] = ", ".join(name for name in _PROGRAMS if shutil.which(name))
     if stage in _HOST_BOUND:
         found["host"] = host().fingerprint
     return found
@@ -233,6 +253,7 @@ def _code_hash(places: tuple[str, ...]) -> str:
     digest = hashlib.sha256()
     for place in places:
         path = root / place
-        for file in sorted(path.rglob("*.py")) if path.is_dir() else [path]:
+        files = sorted(one for one in path.rglob("*") if one.is_file() and "__pycache__" not in one.parts)
+        for file in files if path.is_dir() else [path]:
             digest.update(f"{file.relative_to(root)}\0".encode() + file.read_bytes())
     return digest.hexdigest()

@@ -5,32 +5,19 @@ Latencies are in milliseconds, sizes in bytes, durations in seconds unless the n
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
-from pydantic import AliasChoices, BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer
+from pydantic import AliasChoices, ConfigDict, Field
 
 from optim.contract import Numerics
+from pipeline.bench.records import BenchComparison, BenchmarkRecord, BenchResult, Grade, Percentile
+from pipeline.record import Real, Record
 from targets.contract import State
 
 RECORD_VERSION = 1
 
-
-def _float_in(value: Any) -> Any:
-    return float(value) if isinstance(value, str) else value
-
-
-def _float_out(value: float) -> float | str:
-    """Strict JSON has no Infinity: an exact match's SNR is written as the string "inf"."""
-    return value if value - value == 0 else str(value)
-
-
-Real = Annotated[float, BeforeValidator(_float_in), PlainSerializer(_float_out, when_used="json")]
-
-
-class Record(BaseModel):
-    """Base of all records."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
+# Moved to where they belong; this module stays the one place that all records are imported from.
+__all__ = ["BenchComparison", "BenchResult", "BenchmarkRecord", "Grade", "Percentile", "Real", "Record"]
 
 
 class Tensor(Record):
@@ -169,6 +156,14 @@ class Metrics(Record):
     elements: int
 
 
+class WorstElement(Record):
+    """One element of an output."""
+
+    index: tuple[int, ...]
+    reference: Real
+    got: Real
+
+
 class ComparisonRecord(Record):
     """One output on one input, one question."""
 
@@ -182,6 +177,7 @@ class ComparisonRecord(Record):
     b_error: Real | None = None  # max|b - float64| / range
     passed: bool
     reasons: tuple[str, ...] = ()
+    worst: tuple[WorstElement, ...] = ()  # the elements farthest apart, worst first
 
 
 class AccuracyRecord(Record):
@@ -189,12 +185,39 @@ class AccuracyRecord(Record):
     examples: int
     accuracy: float | None
     top1_agreement: float | None  # with the source
+    top5_agreement: float | None = None  # share of the source's five first classes among the contender's
 
 
 class DivergenceRecord(Record):
     node: str
     tensor: str
     cause: str
+    detail: str = ""
+    feed: str = ""
+    folder: str = ""  # of the smallest models that show it, their input and a script
+
+
+class Moments(Record):
+    """Mean and population variance of a tensor."""
+
+    mean: Real
+    variance: Real
+
+
+class LayerStudyRow(Record):
+    """One source layer on every side: ``source``, ``converted``, ``optimized``, those that show it."""
+
+    layer: str
+    op: str
+    tensor_before: str
+    tensor_after: str  # empty where the layer was merged into the next
+    shape: tuple[int, ...]  # of the converted model's tensor
+    moments: dict[str, Moments]  # by side
+    errors: dict[str, Real]  # by side: max|Δ| / range against the float64 run of the converted graph
+    source_vs_converted: Metrics | None = None
+    before_vs_after: Metrics | None = None
+    digits: tuple[str, ...] = ()  # means and variances that print otherwise, and why
+    note: str = ""
 
 
 class ParityRecord(Record):
@@ -208,72 +231,55 @@ class ParityRecord(Record):
     first_divergence: DivergenceRecord | None = None
     runtime_settings: dict[str, str]
     notices: tuple[str, ...] = ()  # what the user should know although nothing failed
+    layers: tuple[LayerStudyRow, ...] = ()
+    layers_feed: str = ""  # the input that the layers were compared on
     reasons: tuple[str, ...] = ()  # bounds missed beside those of single comparisons: accuracy, agreement
     seconds: float
 
 
-# --- benchmark -----------------------------------------------------------------------------------
+class GoldenTensor(Record):
+    """One array of a golden file; ``key``: OutputForZeros, RandomInput or OutputForRandom."""
+
+    key: str
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
 
 
-class Grade(Record):
-    """How far a measurement can be trusted."""
+class GoldenRecord(Record):
+    """What ``record`` wrote."""
 
-    letter: Literal["A", "B", "C", "D"]
-    reasons: tuple[str, ...]
-
-
-class Percentile(Record):
-    """A percentile with its order-statistic interval, or how many samples are missing for it."""
-
-    p: float
-    value_ms: float | None
-    interval_ms: tuple[float, float] | None
-    samples_needed: int
-
-
-class BenchResult(Record):
-    model: str
-    contender: str
-    device: str
-    batch: int
-    threads: int
-    latency_ms: float  # median
-    interval_ms: tuple[float, float]  # 95 % order-statistic interval of the median
-    percentiles: tuple[Percentile, ...]
-    samples: int
-    raw_ms: tuple[float, ...]
-    session_creation_ms: float
-    first_run_ms: float
-    throughput_per_s: float
-    peak_rss_mib: float
-    file_bytes: int
-    warmup_runs: int
-    stable: bool
-    grade: Grade
-
-
-class BenchComparison(Record):
-    a: str
-    b: str
-    device: str
-    batch: int
-    verdict: Literal["faster", "slower", "no_difference_shown"]  # of b against a
-    ratio: float  # latency b / latency a
-    interval: tuple[float, float]
-    a_a_ratio_interval: tuple[float, float] | None = None
-
-
-class BenchmarkRecord(Record):
-    stage: Literal["benchmark"] = "benchmark"
     status: Literal["ok"] = "ok"
-    results: tuple[BenchResult, ...]
-    comparisons: tuple[BenchComparison, ...]
-    host: dict[str, Any]
-    skipped: tuple[str, ...] = ()
-    seconds: float
+    output: str
+    model: str
+    seed: int
+    tensors: tuple[GoldenTensor, ...]
 
 
 # --- export --------------------------------------------------------------------------------------
+
+
+class LayerCheckRow(Record):
+    """One layer in the source framework and in the target, on the same examples."""
+
+    layer: str
+    target_layer: str
+    shape: tuple[int, ...]  # of one example
+    mean_source: Real
+    mean_target: Real
+    variance_source: Real
+    variance_target: Real
+    same_digits: bool  # both print alike with two decimals
+    max_abs_over_range: Real
+
+
+class PredictionRow(Record):
+    """The class that each side names for one example, with its value."""
+
+    source: str
+    source_value: Real
+    target: str
+    target_value: Real
 
 
 class BundleRecord(Record):
@@ -286,6 +292,8 @@ class BundleRecord(Record):
     max_abs_over_range: Real | None
     snr_db: Real | None
     reasons: tuple[str, ...] = ()
+    layers: tuple[LayerCheckRow, ...] = ()  # where the target's option `layer_checks` asks for it
+    predictions: tuple[PredictionRow, ...] = ()
     seconds: float
 
 

@@ -34,7 +34,7 @@ def test_version_and_help() -> None:
     assert fairlead("--version").stdout.startswith("fairlead ")
     listed = fairlead("--help").stdout
     for command in (
-        "run", "plan", "convert", "optimize", "parity", "bench", "export",
+        "run", "plan", "convert", "optimize", "parity", "bench", "gate", "export",
         "verify", "inspect", "doctor", "schema", "targets", "passes",
     ):  # fmt: skip
         assert f" {command} " in listed
@@ -104,7 +104,7 @@ def test_parity_of_equal_and_unequal_models(net: Path, tmp_path: Path) -> None:
     same = answer("parity", net, net)
     assert same["passed"]
     assert same["metrics"]["max_abs"] == 0
-    parted = answer("parity", net, other, code=1)
+    parted = answer("parity", net, other, "--out", tmp_path / "out", code=1)
     assert not parted["passed"]
     assert parted["metrics"]["max_abs_over_range"] > 2e-5
 
@@ -239,3 +239,59 @@ def test_external_data_is_not_followed_out_of_the_folder(net: Path, tmp_path: Pa
         assert done.returncode == 2, done.stderr
         assert "secret" in done.stderr
         assert not (inner / "o.onnx").exists()
+
+
+QUICK_BENCH = ("--min-duration-s", 0.1, "--min-samples", 20, "--quiet")
+
+
+def test_bench_keeps_a_baseline_and_the_gate_judges_by_it(net: Path, tmp_path: Path) -> None:
+    base = tmp_path / "base.json"
+    record = answer("bench", net, *QUICK_BENCH, "--profile", "--scenario", "offline", "--out", base)
+    assert record["dissections"][0]["placement"]["elsewhere"] == []
+    assert record["scenarios"][0]["scenario"]["name"] == "offline"
+    assert record["cuda"]["status"] == "not measured"
+    same = answer("gate", base, "--against", base, "--junit", tmp_path / "junit.xml")
+    assert same["status"] == "ok"
+    assert "<testsuite" in (tmp_path / "junit.xml").read_text()
+
+    worse = json.loads(base.read_text())
+    for result in worse["results"]:
+        result["latency_ms"] *= 2
+        result["interval_ms"] = [2 * v for v in result["interval_ms"]]
+    (tmp_path / "worse.json").write_text(json.dumps(worse))
+    found = answer("gate", tmp_path / "worse.json", "--against", base, code=1)
+    assert found["status"] == "gate_not_met"
+    assert [c["figure"] for c in found["checks"] if not c["passed"]] == ["latency_ms"]
+
+    half = json.loads(base.read_text())
+    for result in half["results"]:
+        result["latency_ms"] /= 100
+        result["interval_ms"] = [v / 100 for v in result["interval_ms"]]
+    (tmp_path / "half.json").write_text(json.dumps(half))
+    again = answer("bench", net, *QUICK_BENCH, "--against", tmp_path / "half.json", code=1)
+    assert (again["status"], again["gate"]["status"]) == ("gate_not_met", "gate_not_met")
+
+    other = json.loads(base.read_text())
+    other["host"]["cpu_model"] = "another machine"
+    (tmp_path / "other.json").write_text(json.dumps(other))
+    refused = fairlead("gate", base, "--against", tmp_path / "other.json")
+    assert refused.returncode == 2
+    assert "unlike hosts" in refused.stderr
+
+
+def test_bench_on_cuda_without_a_gpu_measures_nothing_in_its_place(net: Path) -> None:
+    done = fairlead("bench", net, "--device", "cuda")
+    if done.returncode == 0:
+        pytest.skip("this machine has a GPU")
+    assert done.returncode == 4
+    assert "not measured" in done.stderr
+
+
+def test_bench_takes_a_bundle_with_its_own_settings(net: Path, tmp_path: Path) -> None:
+    bundle = tmp_path / "bundle"
+    answer("export", net, "--target", "onnxruntime", "-o", bundle, "--option", "threads=1")
+    record = answer("bench", bundle, *QUICK_BENCH)
+    assert [one["contender"] for one in record["results"]] == ["bundle"]
+    assert record["results"][0]["threads"] == 1
+    (bundle / "model.onnx").write_bytes(b"not what the manifest lists")
+    assert fairlead("bench", bundle).returncode == 2

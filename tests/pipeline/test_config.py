@@ -162,3 +162,20 @@ def test_every_key_is_described() -> None:
         if "description" not in value and "$ref" not in value and "allOf" not in value
     ]
     assert bare == []
+
+
+def test_scenarios_and_threads_have_short_and_long_forms(tmp_path: Path) -> None:
+    (tmp_path / "model.onnx").write_bytes(b"")
+    path = tmp_path / "c.yaml"
+    path.write_text(
+        "name: n\n"
+        + MODEL
+        + "benchmark:\n  threads: [2, 1, 2]\n  scenarios: [offline, {name: server, bound_ms: 5}]\n"
+    )
+    found = load_config(path).benchmark
+    assert found is not None
+    assert found.thread_counts == (2, 1)
+    assert [(one.name, one.bound_ms) for one in found.loads] == [("offline", None), ("server", 5.0)]
+    plain = load_config(path, ["benchmark.threads=4"]).benchmark
+    assert plain is not None
+    assert plain.thread_counts == (4,)

@@ -51,6 +51,7 @@ def test_equal_configs_have_equal_keys(config_file: Path) -> None:
         (["optimize.recipe=cleanup"], NAMES[1:]),
         (["parity.seeds=[5]"], ["parity", "export onnxruntime"]),
         (["benchmark.batch=[2]"], ["benchmark", "export onnxruntime"]),
+        (["benchmark.tune.budget_s=5"], ["benchmark", "export onnxruntime"]),
         (["report.title=Other", "out=elsewhere", "store=elsewhere"], []),
         (["benchmark=null"], ["export onnxruntime"]),
         (["targets=[{name: onnxruntime, options: {ort: true}}]"], ["export onnxruntime"]),

@@ -99,18 +99,25 @@ def _run(repository: Path, place: Path, name: str) -> System:
     )
 
 
-VERIFIED = ("mnist_softmax", "mnist_caffe", "symbols_wolfram", "alexnet_keras")
+SYSTEMS = ("mnist_softmax", "mnist_caffe", "symbols_wolfram", "alexnet_keras")
+# No free runtime of the Wolfram Language exists: its bundle is checked otherwise and says so.
+PRODUCED = {"symbols_wolfram": "wolfram"}
+VERIFIED = tuple(name for name in SYSTEMS if name not in PRODUCED)
 
 
-@pytest.mark.parametrize("name", VERIFIED)
-def test_runs_to_a_verified_bundle(system: Callable[[str], System], name: str) -> None:
+@pytest.mark.parametrize("name", SYSTEMS)
+def test_runs_to_a_bundle_for_its_target(system: Callable[[str], System], name: str) -> None:
     done = system(name)
     assert done.code == 0, done.errors[-3000:]
     assert done.record["status"] == "ok"
     (bundle,) = done.record["bundles"]
-    assert (bundle["target"], bundle["state"]) == ("onnxruntime", "verified")
+    if name in PRODUCED:
+        assert (bundle["target"], bundle["state"]) == (PRODUCED[name], "produced, not executed")
+    else:
+        assert bundle["state"] == "verified"
     asked = {one["question"].partition(":")[0] for one in done.record["parity"] if one["passed"]}
-    assert asked == {"source_vs_converted", "before_vs_after", "reference_vs_artefact"}
+    replayed = set() if name in PRODUCED else {"reference_vs_artefact"}
+    assert asked == {"source_vs_converted", "before_vs_after"} | replayed
     assert (done.bundle / "labels.txt").read_text() == (done.zoo / "labels.txt").read_text()
 
 
@@ -130,7 +137,7 @@ def test_the_bundle_works_by_itself(system: Callable[[str], System], name: str, 
     assert best.split(maxsplit=1)[1] in (done.zoo / "labels.txt").read_text().splitlines()
 
 
-@pytest.mark.parametrize("name", VERIFIED)
+@pytest.mark.parametrize("name", SYSTEMS)
 def test_nothing_is_missing_from_the_layer_table(system: Callable[[str], System], name: str) -> None:
     """Every variable of the model stands in the table under its own name, and no parameter twice."""
     done = system(name)
@@ -182,10 +189,10 @@ def test_mnist_for_caffe(system: Callable[[str], System]) -> None:
     assert first["permutation_after"] == TO_OIHW
     second = done.weight("conv2/Conv2D", "conv2/kernel")
     assert (second["shape_after"], second["permutation_after"]) == ([32, 16, 3, 3], TO_OIHW)
-    # Batch norm is folded by a pass with a certificate, not by the converter without a word.
+    # The author's net has its batch norms, and so has ours: kernels are the source's own numbers.
     assert done.record["optimize"]["ops_before"]["BatchNormalization"] == 2
-    assert "BatchNormalization" not in done.record["optimize"]["ops_after"]
-    assert all("scaled" in weight["note"] for weight in (first, second))
+    assert done.record["optimize"]["ops_after"]["BatchNormalization"] == 2
+    assert first["note"] == second["note"] == ""
     # Channels-last flatten before, channels-first after: the dense layer's rows follow.
     dense = done.weight("dense1/MatMul", "dense1/kernel")
     assert (dense["shape"], dense["shape_after"]) == ([1568, 512], [1568, 512])
@@ -193,8 +200,31 @@ def test_mnist_for_caffe(system: Callable[[str], System]) -> None:
     assert done.rows["flatten"]["output_shape"] == [None, 1568]
     assert done.rows["conv1/Conv2D"]["padding_after"] == "[1, 1] ... [1, 1]"
     assert done.rows["pool2"]["output_shape"] == [None, 7, 7, 32]
-    norm = next(row for row in done.rows.values() if row["op"].startswith("FusedBatchNorm"))
-    assert norm["padding_after"] == ""  # it shares the convolution's node, not its padding
+
+
+def test_every_layer_of_the_caffe_net_prints_the_digits_of_its_source(
+    system: Callable[[str], System], tmp_path: Path
+) -> None:
+    """The author's table: a drift of 0.01 after the second batch norm, unexplained. Here there is none."""
+    done = system("mnist_caffe")
+    (bundle,) = done.record["bundles"]
+    assert bundle["target"] == "caffe"
+    rows = {row["layer"]: row for row in bundle["layers"]}
+    assert set(rows) == {layer["name"] for layer in done.record["convert"]["layers"]}
+    assert all(row["same_digits"] for row in rows.values())
+    assert max(row["max_abs_over_range"] for row in rows.values()) < 2e-5
+    assert len(bundle["predictions"]) == 10
+    assert all(row["source"] == row["target"] for row in bundle["predictions"])
+    again = call(done.bundle / "compare_layers.py", "--pictures", tmp_path / "maps")
+    assert again.returncode == 0, again.stdout + again.stderr
+    assert again.stdout.splitlines()[-1] == "the same in every printed digit"
+    lines = [" ".join(line.split()) for line in again.stdout.splitlines()]
+    assert "conv1/kernel [3, 3, 1, 16] [16, 1, 3, 3] [3, 2, 0, 1] in conv1" in lines
+    assert any(
+        line.startswith("dense1/kernel [1568, 512] [512, 1568] [1, 0] in dense1: the same rows")
+        for line in lines
+    )
+    assert (tmp_path / "maps" / "conv2_Conv2D.png").is_file()
 
 
 def test_symbols_for_wolfram(system: Callable[[str], System]) -> None:
@@ -222,3 +252,23 @@ def test_alexnet_for_keras(system: Callable[[str], System]) -> None:
     assert done.record["optimize"]["ops_after"]["LRN"] == 3
     square = done.weight("FullyConnected_1/MatMul", "FullyConnected_1/W")
     assert square["permutation_after"] == [0, 1]  # 120 × 120: the shape alone would not say
+
+
+def test_mnist_layers_print_the_same_digits_in_both_frameworks(system: Callable[[str], System]) -> None:
+    """The author's table: mean and variance of every layer on ten test images, in both frameworks."""
+    found = system("mnist_caffe")
+    parity = found.record["parity_detail"]
+    assert parity["layers_feed"] == "the first 10 examples"
+    rows = {row["layer"]: row for row in parity["layers"]}
+    assert list(rows) == list(found.rows)
+    for row in rows.values():
+        source, converted = (row["moments"][side] for side in ("source", "converted"))
+        for key in ("mean", "variance"):
+            assert f"{source[key]:.2f}" == f"{converted[key]:.2f}" or row["digits"], row
+        assert row["source_vs_converted"]["max_abs_over_range"] <= 2e-5
+        assert all(float(error) <= 2e-5 for error in row["errors"].values())
+    images = np.load(found.zoo / "test.npz", allow_pickle=False)["x"][:10].astype(np.float64) - 128
+    shift = rows["shift"]["moments"]["source"]
+    assert shift["mean"] == pytest.approx(images.mean(), rel=1e-6)
+    assert shift["variance"] == pytest.approx(images.var(), rel=1e-6)
+    assert "Feature maps" in Path(found.record["report"]).read_text()
