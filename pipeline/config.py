@@ -17,7 +17,7 @@ Positive = Annotated[int, Field(gt=0)]
 Scalar = bool | int | float
 
 # Keys whose values are paths, relative to the file that holds them.
-PATH_KEYS = (("model", "path"), ("data", "path"), ("data", "label_names"))
+PATH_KEYS = (("model", "path"), ("data", "path"), ("data", "label_names"), ("bundle", "signing_key"))
 FACTORY_PREFIX = "python:"
 
 
@@ -219,6 +219,15 @@ class TargetConfig(_Frozen):
     """Options of that target."""
 
 
+class BundleConfig(_Frozen):
+    """What every bundle carries besides the model."""
+
+    licence: str | None = None
+    """The model's licence, an SPDX expression such as `Apache-2.0`; without it the bundle says "unknown"."""
+    signing_key: str | None = None
+    """Private elliptic-curve key (PEM) to sign with; `fairlead verify --public-key` checks the signature."""
+
+
 class ReportConfig(_Frozen):
     """The report."""
 
@@ -246,6 +255,7 @@ class Config(_Frozen):
     benchmark: BenchmarkConfig | None = BenchmarkConfig()
     """`null` skips the benchmark."""
     targets: tuple[TargetConfig, ...] = (TargetConfig(name="onnxruntime"),)
+    bundle: BundleConfig = BundleConfig()
     report: ReportConfig = ReportConfig()
     out: str = "runs"
     """Folder for results, relative to the working directory."""

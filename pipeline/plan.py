@@ -121,8 +121,9 @@ def make_plan(config: Config) -> tuple[Step, ...]:
         name = f"export {target.name}"
         if name in steps:
             raise UserError(f"target {target.name} is listed twice", hint="one entry a target")
-        gate = dumped["parity"]["gate"]
-        add(name, "export", before_export, data, {"target": entry, "gate": gate, "data": dumped["data"]})
+        words = {key: dumped[key] for key in ("name", "description", "bundle", "data")}
+        options = {**words, "target": entry, "gate": dumped["parity"]["gate"]}
+        add(name, "export", before_export, data, options)
     return tuple(steps.values())
 
 

@@ -33,6 +33,10 @@ def export(
     outputs: OutputsOption = None,
     freeze: FreezeOption = [],  # noqa: B006
     recipe: Annotated[str, typer.Option(help="A recipe from `fairlead passes`.")] = "canonical",
+    licence: Annotated[str | None, typer.Option(help="The model's licence, an SPDX expression.")] = None,
+    sign: Annotated[
+        Path | None, typer.Option(metavar="KEY.pem", help="Private elliptic-curve key to sign with.")
+    ] = None,
     allow_custom_code: CustomCodeOption = False,
     as_json: JsonOption = False,
     quiet: QuietOption = False,
@@ -57,17 +61,25 @@ def export(
             labels=labels,
             io=io,
             progress=progress,
+            licence=licence,
+            signing_key=sign,
         )
     print_record(record.model_dump(mode="json"), as_json, lambda: show_bundle(record))
     _require_bundle(record.status, record.reasons, str(output))
 
 
-def verify(bundle: Annotated[Path, typer.Argument(metavar="BUNDLE")], as_json: JsonOption = False) -> None:
+def verify(
+    bundle: Annotated[Path, typer.Argument(metavar="BUNDLE")],
+    public_key: Annotated[
+        Path | None, typer.Option(metavar="KEY.pem", help="The bundle must be signed with its private key.")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
     """Replay a bundle's references on this machine; exit 1 if a byte, a file or an output is off."""
     from pipeline.console import show_bundle
     from pipeline.stages.export import verify_folder
 
-    record = verify_folder(bundle)
+    record = verify_folder(bundle, public_key)
     print_record(record.model_dump(mode="json"), as_json, lambda: show_bundle(record))
     _require_bundle(record.status, record.reasons, str(bundle))
 

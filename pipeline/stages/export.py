@@ -75,6 +75,8 @@ def _spec(context: StageContext, target: Target, options: Mapping[str, object]) 
         preprocessing=_preprocessing(config),
         labels=_labels(config),
         description=config.description,
+        licences=_licences(config.bundle.licence),
+        signing_key=None if config.bundle.signing_key is None else config.resolve(config.bundle.signing_key),
         provenance=_provenance(config.model.path, converted, optimized),
         parity={
             "gate": parity.gate,
@@ -127,6 +129,8 @@ def export_model(
     labels: Path | None,
     io: tuple[dict[str, Array], dict[str, Array]] | None,
     progress: Progress,
+    licence: str | None = None,
+    signing_key: Path | None = None,
 ) -> BundleRecord:
     """Bundle one model of any format: converted, optimised with ``recipe``, and held to the source's answers.
 
@@ -154,6 +158,8 @@ def export_model(
             references=_references(replace(request, outputs=_names(converted)), io),
             options=options,
             labels=names,
+            licences=_licences(licence),
+            signing_key=signing_key,
             provenance=_provenance(request.model, converted, rewritten),
             hardware=environment(),
             versions=_versions(),
@@ -197,14 +203,18 @@ def _provenance(model: str, converted: ConvertRecord, optimized: OptimizeRecord)
     }
 
 
-def verify_folder(folder: Path) -> BundleRecord:
-    """Replay a bundle's references on this machine.
+def _licences(licence: str | None) -> dict[str, str]:
+    return {} if licence is None else {"model": licence}
+
+
+def verify_folder(folder: Path, public_key: Path | None = None) -> BundleRecord:
+    """Replay a bundle's references on this machine; with a key, the signature must be its owner's.
 
     Raises:
         UserError: there is no bundle at ``folder``.
     """
     begin = time.perf_counter()
-    verdict = verify_bundle(folder)
+    verdict = verify_bundle(folder, public_key=public_key)
     return _verdict_record(verdict, folder, time.perf_counter() - begin)
 
 

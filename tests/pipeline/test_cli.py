@@ -153,6 +153,24 @@ def test_export_and_verify(net: Path, tmp_path: Path) -> None:
     assert answer("verify", bundle, code=1)["state"] == "failed"
 
 
+def test_a_signed_bundle_is_its_owners(net: Path, tmp_path: Path) -> None:
+    pytest.importorskip("model_signing", reason="fairlead[sign] is not installed")
+    keys = {}
+    for name in ("owner", "other"):
+        keys[name] = tmp_path / f"{name}.pem"
+        subprocess.run(
+            ["openssl", "ecparam", "-name", "prime256v1", "-genkey", "-noout", "-out", keys[name]], check=True
+        )
+        public = ["openssl", "ec", "-in", keys[name], "-pubout", "-out", keys[name].with_suffix(".pub")]
+        subprocess.run(public, check=True, capture_output=True)
+    bundle = tmp_path / "bundle"
+    words = ("--licence", "Apache-2.0", "--sign", keys["owner"])
+    answer("export", net, "--target", "onnxruntime", "-o", bundle, *words)
+    assert json.loads((bundle / "manifest.json").read_text())["licences"]["model"] == "Apache-2.0"
+    answer("verify", bundle, "--public-key", keys["owner"].with_suffix(".pub"))
+    answer("verify", bundle, "--public-key", keys["other"].with_suffix(".pub"), code=1)
+
+
 def test_a_bundle_is_an_artefact_that_parity_takes(net: Path, tmp_path: Path) -> None:
     answer("export", net, "--target", "onnxruntime", "-o", tmp_path / "bundle")
     assert answer("parity", net, tmp_path / "bundle")["passed"]
