@@ -27,6 +27,15 @@ QUESTIONS = {
 }
 
 
+def asked(question: str) -> tuple[str, str]:
+    """A question in words, and between what; ``reference_vs_artefact:NAME`` is about one target."""
+    kind, _, target = question.partition(":")
+    if kind not in QUESTIONS:
+        return question, ""
+    words, between = QUESTIONS[kind]
+    return (f"{words} ({target})" if target else words), between
+
+
 @dataclass(frozen=True)
 class Answer:
     """One card at the head of the page."""

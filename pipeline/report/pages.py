@@ -23,7 +23,7 @@ from pipeline.records import BenchResult, ComparisonRecord, ParityRecord, RunRec
 from pipeline.report import format_values as fmt
 from pipeline.report.bench_facts import bench_facts
 from pipeline.report.charts import NoPlots, latency_chart, ratio_chart
-from pipeline.report.headline import QUESTIONS, headline, main_comparison, model_in_one_line
+from pipeline.report.headline import asked, headline, main_comparison, model_in_one_line
 from pipeline.report.layer_table import layer_lines, weight_text
 from pipeline.report.parity_plots import error_growth, pictures
 from targets.markdown import markdown_code, markdown_text
@@ -89,7 +89,7 @@ def _facts(record: RunRecord, layer_map: Sequence[LayerMapRow], config: ReportCo
         "model_line": model_in_one_line(record),
         "answers": headline(record),
         "main": main_comparison(record),
-        "questions": QUESTIONS,
+        "asked": asked,
         "layers": layers,
         "parameters": sum(layer.parameters for layer in layers),
         "latency_plots": _latency_plots(record),

@@ -11,7 +11,7 @@ from markupsafe import Markup
 from optim.errors import UserError
 from pipeline.parity.feature_maps import FeatureMaps
 from pipeline.records import ParityRecord, ParitySummary
-from pipeline.report.headline import QUESTIONS
+from pipeline.report.headline import asked
 from pipeline.report.pages import TEMPLATES, growth_plot, html_environment, write_whole
 from pipeline.report.parity_plots import pictures
 
@@ -25,7 +25,7 @@ def render_parity(record: ParityRecord, maps: Sequence[FeatureMaps], out_dir: Pa
     facts = {
         "r": SimpleNamespace(parity_detail=record, parity=summaries(record)),
         "title": title,
-        "questions": QUESTIONS,
+        "asked": asked,
         "growth_plot": growth_plot(record),
         "pictures": pictures(maps),
         "style": Markup((TEMPLATES / "style.css").read_text(encoding="utf-8")),  # our own file

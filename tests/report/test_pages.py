@@ -187,7 +187,7 @@ def test_layer_table_answers_the_questions(page: Page) -> None:
     assert row[:4] == ["conv2", "Conv2D", "? × 14 × 14 × 32", "4,640"]
     assert row[4] == "conv2/kernel 3 × 3 × 16 × 32 → 32 × 16 × 3 × 3 (axes 3, 2, 0, 1)"
     assert row[5] == "same [0, 0] ... [1, 1]"
-    assert row[6] == "Conv conv2"
+    assert row[6] == "Conv conv2 tensor conv2_out"
     assert "merged into Conv conv1" in page.row("bn1")[6]
     assert page.row("9 layers")[3] == "20,538"
 
