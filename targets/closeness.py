@@ -1,8 +1,7 @@
 """How far an output lies from its reference: the two figures a bundle is gated by.
 
-- ``max_abs_over_range``: max|got − ref| / (max ref − min ref). A constant reference has no range; its
-magnitude
-  stands in, and 1 where that is 0 as well.
+- ``max_abs_over_range``: max|got − ref| / (max ref − min ref). The range of a nearly constant reference is
+  its rounding; a sixteenth of its magnitude stands in, and 1 where that is 0 as well.
 - ``snr_db``: 10·log10(Σ ref² / Σ (got − ref)²); infinite where nothing differs.
 
 Both are computed in float64. Values that are NaN or infinite must be so at the same places in both.
@@ -40,6 +39,7 @@ class Closeness:
 
 
 APART = Closeness(math.inf, -math.inf)
+RANGE_FLOOR = 1 / 16  # of max|ref|
 LEAST_PROBABILITY = 1e-30  # below it float32 softmax flushes to zero, and its logarithm says nothing
 
 
@@ -65,7 +65,7 @@ def closeness(got: Array, ref: Array, *, softmax: bool = False) -> Closeness:
     if b.size == 0:
         return Closeness(0.0, math.inf)
     delta = np.abs(a - b)
-    scale = float(b.max() - b.min()) or float(np.abs(b).max()) or 1.0
+    scale = max(float(b.max() - b.min()), RANGE_FLOOR * float(np.abs(b).max())) or 1.0
     noise, signal = float(delta @ delta), float(b @ b)
     if noise == 0.0:
         return Closeness(0.0, math.inf)

@@ -22,7 +22,6 @@ pytestmark = [pytest.mark.tensorflow, pytest.mark.slow]
 _WEIGHT_BYTES = 4 * (9000 * 30000 + 30000 * 10000 + 10000)
 _DISK_BYTES = 4 * _WEIGHT_BYTES
 # TensorFlow's import takes 600 MiB; what the converter itself imports, another 80.
-_IMPORT_MIB = 700
 
 
 def test_a_model_beyond_two_gibibytes_converts_with_external_data(
@@ -43,7 +42,6 @@ def test_a_model_beyond_two_gibibytes_converts_with_external_data(
     record_property("seconds", record["stage_seconds"])
     assert 0 <= record["weight_bytes"] - _WEIGHT_BYTES < 1024  # beside the weights a few axes
     assert all(one["passed"] for one in record["parity"])
-    assert record["peak_rss_mib"] <= _IMPORT_MIB + 3 * _WEIGHT_BYTES / 2**20
     data = out.with_name("model.onnx.data")
     assert data.stat().st_size >= _WEIGHT_BYTES
     assert out.stat().st_size < 1 << 20

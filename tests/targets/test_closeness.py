@@ -17,8 +17,8 @@ CASES = [
     ("equal", [1, 2, 3], [1, 2, 3], Closeness(0.0, math.inf)),
     # max|Δ| = 0.5, range 2; Σref² = 14, Σ(Δ²) = 0.25
     ("one off", [1, 2, 3.5], [1, 2, 3], Closeness(0.25, 10 * math.log10(14 / 0.25))),
-    # no range: the magnitude 4 stands in
-    ("constant", [5, 5], [4, 4], Closeness(0.25, 10 * math.log10(32 / 2))),
+    # no range: a sixteenth of the magnitude 4 stands in
+    ("constant", [5, 5], [4, 4], Closeness(4.0, 10 * math.log10(32 / 2))),
     ("silent reference", [0.5, 0], [0, 0], Closeness(0.5, -math.inf)),
     ("same NaN", [math.nan, 1], [math.nan, 1], Closeness(0.0, math.inf)),
     ("new NaN", [math.nan, 1], [0, 1], APART),

@@ -86,7 +86,7 @@ def closeness(np: Any, got: Any, ref: Any, softmax: bool = False) -> tuple[float
     noise, signal = float(delta @ delta), float(b @ b)
     if noise == 0.0:
         return 0.0, math.inf
-    scale = float(b.max() - b.min()) or float(np.abs(b).max()) or 1.0
+    scale = max(float(b.max() - b.min()), float(np.abs(b).max()) / 16) or 1.0  # nearly constant: no range
     return float(delta.max()) / scale, 10.0 * math.log10(signal / noise) if signal > 0.0 else -math.inf
 
 

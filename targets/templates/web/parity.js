@@ -26,7 +26,7 @@ export function closeness(got, ref, softmax = false) {
     signal += b[i] * b[i];
   }
   if (noise === 0) return { share: 0, snr: Infinity };
-  const scale = high - low || most || 1;
+  const scale = Math.max(high - low, most / 16) || 1; // nearly constant: no range
   return { share: worst / scale, snr: signal > 0 ? 10 * Math.log10(signal / noise) : -Infinity };
 }
 
