@@ -79,6 +79,10 @@ def _padding(
 
 
 def _legacy_operators() -> list[type]:
+    return [*_arithmetic(), *_layers()]
+
+
+def _arithmetic() -> list[type]:
     from onnx.reference.op_run import OpRun
 
     def binary(name: str, function: Callable[[Array, Array], Array]) -> type:
@@ -120,6 +124,12 @@ def _legacy_operators() -> list[type]:
             if slope.ndim == 1 and slope.size > 1 and x.ndim > 2:
                 slope = slope.reshape(-1, *(1,) * (x.ndim - 2))
             return (np.where(x > 0, x, x * slope).astype(x.dtype),)
+
+    return [*(binary(name, function) for name, function in _BINARY.items()), Div, Gemm, PRelu]
+
+
+def _layers() -> list[type]:
+    from onnx.reference.op_run import OpRun
 
     class BatchNormalization(OpRun):
         op_domain = ""
@@ -169,7 +179,4 @@ def _legacy_operators() -> list[type]:
         ) -> tuple[Array]:
             return (average_pool(x, auto_pad or "NOTSET", kernel_shape, pads, strides),)
 
-    return [
-        *(binary(name, function) for name, function in _BINARY.items()),
-        *(AveragePool, BatchNormalization, Div, Dropout, Gemm, PRelu),
-    ]
+    return [AveragePool, BatchNormalization, Dropout]

@@ -27,6 +27,7 @@ from pipeline.records import ComparisonRecord, LayerStudyRow, ParityRecord
 from pipeline.sources import convert
 from pipeline.sources.contract import ConvertRequest, Progress, SourceLayer
 from pipeline.sources.layer_values import ShowsLayers
+from pipeline.sources.warm_child import WarmChild
 from pipeline.stages.contract import DIVERGENCE
 from pipeline.stages.parity import open_any
 from targets.contract import Session
@@ -78,11 +79,14 @@ def compare_files(
         return _against_golden(a, b, golden, gate, layers=layers)
     with ExitStack() as stack:
         progress("opening", 0.0)
-        left, right = stack.enter_context(open_any(a)), stack.enter_context(open_any(b))
+        warm = [stack.enter_context(WarmChild()) for _ in (a, b)]
+        graphs = [_graph_of(one, stack, kept) for one, kept in zip((a, b), warm, strict=True)]
+        left, right = (
+            stack.enter_context(open_any(one, warm=kept)) for one, kept in zip((a, b), warm, strict=True)
+        )
         feeds: Mapping[str, Feeds] = (
             feeds_for(left, ParityConfig(), shapes=a.inputs) if io is None else {"data": io[0]}
         )
-        graphs = [_graph_of(request, stack) for request in (a, b)]
         progress("comparing", 0.4)
         record = compare_models(
             left,
@@ -157,7 +161,7 @@ def _missing(graphs: Sequence[_Graph]) -> tuple[str, ...]:
     return (f"{count} without a counterpart in the second: {shown}",)
 
 
-def _graph_of(request: ConvertRequest, stack: ExitStack) -> _Graph:
+def _graph_of(request: ConvertRequest, stack: ExitStack, warm: WarmChild) -> _Graph:
     """The ONNX file of a model, converted aside where it is none."""
     path = Path(request.model)
     if (path / MANIFEST_FILE).is_file():
@@ -167,7 +171,7 @@ def _graph_of(request: ConvertRequest, stack: ExitStack) -> _Graph:
     if path.suffix == ".onnx":
         return _Graph(path)
     folder = Path(stack.enter_context(TemporaryDirectory(prefix="fairlead-parity-")))
-    done = convert(request, folder / "model.onnx")
+    done = convert(request, folder / "model.onnx", warm=warm)
     return _Graph(folder / "model.onnx", done.layers)
 
 

@@ -18,6 +18,7 @@ from pipeline.config import Config, GateConfig
 from pipeline.feeds import batch_size, random, zeros
 from pipeline.records import BenchmarkRecord, BundleRecord, ConvertRecord, OptimizeRecord, ParityRecord
 from pipeline.sources.contract import ConvertRequest, Progress
+from pipeline.sources.warm_child import WarmChild
 from pipeline.stages.benchmark import tuned_file
 from pipeline.stages.contract import BUNDLE, CONVERTED, OPTIMIZED, StageContext
 from pipeline.stages.convert import conversion_record
@@ -143,10 +144,10 @@ def export_model(
     begin = time.perf_counter()
     chosen = target_named(target)
     names = None if labels is None else _read_labels(labels)
-    with TemporaryDirectory(prefix="fairlead-export-") as folder:
+    with TemporaryDirectory(prefix="fairlead-export-") as folder, WarmChild() as warm:
         raw, optimized = Path(folder) / CONVERTED, Path(folder) / OPTIMIZED
         progress("convert", 0.1)
-        converted = conversion_record(request, raw, progress)
+        converted = conversion_record(request, raw, progress, warm=warm)
         progress("optimize", 0.3)
         supplied = None if io is None else io[0]
         rewritten = optimize_file(raw, optimized, recipe=recipe, supplied=supplied, progress=progress)
@@ -155,7 +156,7 @@ def export_model(
             name=output.name,
             model=optimized,
             target=chosen,
-            references=_references(replace(request, outputs=_names(converted)), io),
+            references=_references(replace(request, outputs=_names(converted)), io, warm),
             options=options,
             labels=names,
             licences=_licences(licence),
@@ -175,10 +176,10 @@ def _names(converted: ConvertRecord) -> tuple[str, ...]:
 
 
 def _references(
-    request: ConvertRequest, io: tuple[dict[str, Array], dict[str, Array]] | None
+    request: ConvertRequest, io: tuple[dict[str, Array], dict[str, Array]] | None, warm: WarmChild
 ) -> tuple[Reference, ...]:
     """What the source itself answers to zeros, random input and the user's arrays."""
-    with open_any(request) as source:
+    with open_any(request, warm=warm) as source:
         batch = batch_size(source.inputs, 1)
         feeds = {"zeros": zeros(source.inputs, batch), "random_0": random(source.inputs, 0, batch)}
         found = [Reference(name, feed, source.run(feed)) for name, feed in feeds.items()]

@@ -15,6 +15,7 @@ from pipeline.parity.study import concrete_specs, study
 from pipeline.records import ConvertRecord, ParityRecord
 from pipeline.sources import open_source
 from pipeline.sources.contract import ConvertRequest
+from pipeline.sources.warm_child import WarmChild
 from pipeline.stages.contract import CONVERTED, DIVERGENCE, OPTIMIZED, StageContext
 from pipeline.stages.convert import source_request
 from targets.catalog import target_named
@@ -73,14 +74,14 @@ def _keep_references(source: Session, dataset: Dataset | None, config: ParityCon
         save_reference(Reference(name, feed, outputs), folder / f"{name}.npz")
 
 
-def open_any(request: ConvertRequest) -> Session:
-    """A session of a source model, an ONNX file, or a bundle."""
+def open_any(request: ConvertRequest, *, warm: WarmChild | None = None) -> Session:
+    """A session of a source model (in the child that ``warm`` kept of it), an ONNX file or a bundle."""
     path = Path(request.model)
     if (path / MANIFEST_FILE).is_file():
         return _open_bundle(path)
     if path.suffix == ".onnx":
         return OrtSession(path, optimization="off")
-    return open_source(request)
+    return open_source(request, warm=warm)
 
 
 def _open_bundle(folder: Path) -> Session:

@@ -8,15 +8,15 @@ from dataclasses import dataclass
 from typing import Final
 
 import onnx_ir as ir
-from onnx_ir.passes.common import RemoveInitializersFromInputsPass, ShapeInferencePass
 
 from optim.errors import UnsupportedModelError
 from optim.facts import dims, is_constant, opset_of
-from targets.axis_order import Held, Perm, as_reason, identity, input_order, refuse
+from targets.axis_order import Held, Perm, as_reason, input_order, refuse
 from targets.caffe import arrange, convolution, pointwise, pooling
 from targets.caffe.draft import Draft, PlacedWeight
 from targets.caffe.net import Layer, Net
 from targets.layer_names import LayerNames
+from targets.walk import prepare, refusals
 
 Lower = Callable[[Draft, ir.Node], None]
 
@@ -95,24 +95,16 @@ def unsupported_nodes(model: ir.Model) -> tuple[str, ...]:
 def _walk(
     model: ir.Model, name: str, *, first_only: bool
 ) -> tuple[Lowered | None, list[UnsupportedModelError]]:
-    RemoveInitializersFromInputsPass()(model)  # type: ignore[no-untyped-call, unused-ignore]
-    ShapeInferencePass()(model)  # type: ignore[no-untyped-call, unused-ignore]
+    prepare(model)
     opset = opset_of(model)
     draft = Draft(LayerNames(model.graph))
     try:
         inputs = tuple(_enter(draft, value) for value in model.graph.inputs)
     except UnsupportedModelError as error:
         return None, [error]
-    reasons: list[UnsupportedModelError] = []
-    for node in model.graph:
-        if all(draft.known(output) for output in node.outputs):
-            continue  # an earlier node took it in
-        try:
-            _lower_node(draft, node, opset)
-        except UnsupportedModelError as error:
-            reasons.append(error)
-            if first_only or not _pretend(draft, node):
-                return None, reasons
+    reasons = refusals(
+        model.graph, draft, lambda node: _lower_node(draft, node, opset), first_only=first_only
+    )
     if reasons:
         return None, reasons
     try:
@@ -170,14 +162,3 @@ def _leave(draft: Draft, value: ir.Value) -> Port:
         blob = draft.names.unique(f"{blob}/output")
         draft.layers.append(Layer(blob, "Power", (held.name,), (blob,)))
     return Port(value.name or "", blob, held.perm)
-
-
-def _pretend(draft: Draft, node: ir.Node) -> bool:
-    """Go on behind a refused node, to find the others; False where its outputs' shapes are unknown."""
-    for output in node.outputs:
-        found = dims(output)
-        if found is None:
-            return False
-        shape = tuple(d if isinstance(d, int) else None for d in found)
-        draft.put(output, "unknown", identity(len(shape)), shape)
-    return True

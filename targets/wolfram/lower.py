@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from typing import Final
 
 import onnx_ir as ir
-from onnx_ir.passes.common import RemoveInitializersFromInputsPass, ShapeInferencePass
 
 from optim.contract import Array
 from optim.errors import UnsupportedModelError
 from optim.facts import dims, is_constant, opset_of
-from targets.axis_order import Perm, Shape, as_reason, identity, input_order, refuse
+from targets.axis_order import Perm, Shape, as_reason, input_order, refuse
 from targets.layer_names import LayerNames
+from targets.walk import prepare, refusals
 from targets.wolfram import arrange, neural, pointwise
 from targets.wolfram.draft import INPUT, OUTPUT, Draft
 from targets.wolfram.text import listing, string
@@ -92,24 +92,16 @@ def unsupported_nodes(model: ir.Model) -> tuple[str, ...]:
 
 
 def _walk(model: ir.Model, *, first_only: bool) -> tuple[Lowered | None, list[UnsupportedModelError]]:
-    RemoveInitializersFromInputsPass()(model)  # type: ignore[no-untyped-call, unused-ignore]
-    ShapeInferencePass()(model)  # type: ignore[no-untyped-call, unused-ignore]
+    prepare(model)
     opset = opset_of(model)
     draft = Draft(LayerNames(model.graph))
     try:
         entered = _enter(draft, model)
     except UnsupportedModelError as error:
         return None, [error]
-    reasons: list[UnsupportedModelError] = []
-    for node in model.graph:
-        if all(draft.known(output) for output in node.outputs):
-            continue  # an earlier node took it in
-        try:
-            _lower_node(draft, node, opset)
-        except UnsupportedModelError as error:
-            reasons.append(error)
-            if first_only or not _pretend(draft, node):
-                return None, reasons
+    reasons = refusals(
+        model.graph, draft, lambda node: _lower_node(draft, node, opset), first_only=first_only
+    )
     if reasons:
         return None, reasons
     try:
@@ -183,14 +175,3 @@ def _text(draft: Draft, entered: Port) -> str:
 
 def _edge(sources: tuple[str, ...]) -> str:
     return sources[0] if len(sources) == 1 else "{" + ", ".join(sources) + "}"
-
-
-def _pretend(draft: Draft, node: ir.Node) -> bool:
-    """Go on behind a refused node, to find the others; False where its outputs' shapes are unknown."""
-    for output in node.outputs:
-        found = dims(output)
-        if found is None:
-            return False
-        shape = tuple(d if isinstance(d, int) else None for d in found)
-        draft.put(output, "unknown", identity(len(shape)), shape)
-    return True

@@ -8,15 +8,14 @@ import onnx_ir as ir
 from optim.contract import Array
 from optim.facts import (
     axes_of,
-    constant_of,
     float_attribute,
     input_of,
     int_attribute,
     ints_attribute,
-    sole_consumer,
     string_attribute,
 )
 from targets.axis_order import Held, held_shape_of, identity, refuse, weight_of
+from targets.dense import Dense, dense_of_gemm, dense_of_matmul
 from targets.float64.windows import Pads, output_lengths, resolve_pads
 from targets.wolfram.draft import Draft
 from targets.wolfram.text import listing, number
@@ -281,33 +280,16 @@ def lrn(draft: Draft, node: ir.Node) -> None:
 
 def gemm(draft: Draft, node: ir.Node) -> None:
     """Gemm with constant weights: LinearLayer, W [out, in]."""
-    weight = weight_of(node, 1) * np.float32(float_attribute(node, "alpha", 1.0))
-    if int_attribute(node, "transA", 0):
-        raise refuse(node, "its first input is transposed")
-    weight = weight.T if not int_attribute(node, "transB", 0) else weight
-    bias = None
-    if input_of(node, 2) is not None:
-        flat = weight_of(node, 2).reshape(-1) * np.float32(float_attribute(node, "beta", 1.0))
-        bias = np.broadcast_to(flat, (weight.shape[0],))
-    _dense(draft, node, weight, bias, node.outputs[0])
+    _dense(draft, node, dense_of_gemm(node))
 
 
 def matmul(draft: Draft, node: ir.Node) -> None:
-    """MatMul by a constant matrix [in, out], with a bias that follows: LinearLayer."""
-    weight = constant_of(input_of(node, 1))
-    if weight is None or weight.ndim != 2:
-        raise refuse(node, "only a product with a constant matrix has a counterpart")
-    follower = sole_consumer(node.outputs[0])
-    if follower is not None and follower.op_type == "Add" and follower.domain == "":
-        other = follower.inputs[1] if follower.inputs[0] is node.outputs[0] else follower.inputs[0]
-        bias = constant_of(other)
-        if bias is not None and bias.ndim <= 2 and bias.size == weight.shape[1] == bias.shape[-1]:
-            _dense(draft, node, weight.T, bias.reshape(-1), follower.outputs[0])
-            return
-    _dense(draft, node, weight.T, None, node.outputs[0])
+    """MatMul by a constant matrix, with a bias that follows: LinearLayer."""
+    _dense(draft, node, dense_of_matmul(node))
 
 
-def _dense(draft: Draft, node: ir.Node, weight: Array, bias: Array | None, output: ir.Value) -> None:
+def _dense(draft: Draft, node: ir.Node, dense: Dense) -> None:
+    weight, bias, output = dense.weight, dense.bias, dense.output
     held, x = draft.plain(node)
     if held.rank != 2:
         raise refuse(node, f"its input has {held.rank} axes; this target takes [batch, features]")

@@ -19,10 +19,8 @@ from targets.bundle import BundleSpec, write_bundle
 from targets.contract import State
 from targets.manifest import read_manifest
 from targets.references import Reference
-from targets.tensorrt import REDUCED_GATE, SCRIPT_SOURCE, TensorRt
+from targets.tensorrt import REDUCED_GATE, TensorRt
 from targets.tensorrt_support import SUPPORTED, refusals
-
-RUNTIME = SCRIPT_SOURCE.parents[1] / "runtimes" / "tensorrt.py"
 
 
 def _model(file: Path, body: str, *, signature: str = "float[N,3,8,8] x", opset: int = 17) -> Path:
@@ -151,7 +149,3 @@ def test_the_build_script_hands_trtexec_the_manifests_flags(
         )
         assert done.returncode == 4
         assert "trtexec is not on PATH" in done.stderr
-
-
-def test_the_runtime_is_python() -> None:
-    compile(RUNTIME.read_text(), str(RUNTIME), "exec")
