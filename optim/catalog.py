@@ -83,9 +83,9 @@ FORMS: dict[str, tuple[SpeedPass, ...]] = {
     "expand_gates": (ExpandGates(),),
     "lrn_as_convolution": (LrnAsConvolution(),),
     "winograd_convolution": (
-        WinogradConvolution(4),
+        WinogradConvolution(6),
+        WinogradConvolution(6, grouped=True),
         WinogradConvolution(4, grouped=True),
-        WinogradConvolution(2, grouped=True),
     ),
 }
 """Passes that pay only sometimes, with their forms: in a recipe, a site is rewritten only where one of them

@@ -29,6 +29,7 @@ from targets.reference import IN_MEMORY_BYTES, OrtSession, written
 _LOOKS: Final = 3  # times the interval is looked at, after equal numbers of rounds
 _CONFIDENCE: Final = 1 - 0.05 / _LOOKS  # of each look, so that all together err in 5 % at most (Bonferroni)
 _LEAST_RUNS: Final = 2
+_LONG: Final = 5  # samples' times: what one run takes from which it is a sample by itself
 
 
 @dataclass(frozen=True)
@@ -82,7 +83,8 @@ class OrtTimer:
 
     def _runs(self, session: OrtSession, feeds: Feeds) -> int:
         session.run(feeds)  # the first run allocates
-        return max(_LEAST_RUNS, math.ceil(self.sample_ms / 1e3 / max(_fastest_s(session, feeds, 2), 1e-6)))
+        share = self.sample_ms / 1e3 / max(_fastest_s(session, feeds, 2), 1e-6)
+        return 1 if share < 1 / _LONG else max(_LEAST_RUNS, math.ceil(share))
 
 
 def median_interval(samples: Sequence[float], confidence: float) -> tuple[float, float]:

@@ -4,7 +4,8 @@ For one permutation P the graph's tensors come in two layouts, A and B = Transpo
 rule may work in either; the others (Conv, graph inputs and outputs, ...) fix theirs. Every tensor that is
 made in one layout and read in the other costs one Transpose of its bytes. The assignment with the least
 total is a minimum cut between the ops that must work in A and those that must work in B; existing
-Transposes count as nothing but edges of that graph.
+Transposes count as nothing but edges of that graph. Of equally cheap assignments the one is taken in which
+the fewest constants are broadcast in short runs (three channels behind the width, of an image).
 Allowed: where the rule allows it, see layout_rules. A Transpose that survives is listed with its reason.
 Numbers: reassociates (a reduction may add up in another order). Every region is one site, named after its
 first Transpose. https://onnx.ai/onnx/operators/onnx__Transpose.html
@@ -13,7 +14,7 @@ first Transpose. https://onnx.ai/onnx/operators/onnx__Transpose.html
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -21,13 +22,16 @@ import onnx_ir as ir
 
 from optim.contract import Numerics, PassInfo, PassOutcome, SiteFilter, every_site
 from optim.facts import constant_tensor_of, dims, ints_attribute, is_op, label, opset_of, rank, site_of
-from optim.passes.layout_rules import Perm, Rule, rule_of
+from optim.passes.layout_rules import ELEMENTWISE, Perm, Rule, rule_of
 from optim.passes.min_cut import SINK, SOURCE, CutGraph
 from optim.rewrite import Rewrite, note_sources
 
-# One byte moved weighs more than any number of ops that change their layout without need.
-_BYTE_WEIGHT = 1 << 20
-_NEVER = 1 << 80
+# One byte moved weighs more than any number of constants in a slow order, and one of those more than any
+# number of ops that change their layout without need.
+_BYTE_WEIGHT = 1 << 60
+_SHORT_RUN_WEIGHT = 1 << 30
+_NEVER = 1 << 120
+_SHORT_RUN = 16  # elements; kernels that broadcast over fewer at a time are several times slower
 
 
 @dataclass(frozen=True)
@@ -209,6 +213,43 @@ def _bytes_of(value: ir.Value) -> int:
     return max(1, size) * (4 if value.dtype is None else max(1, value.dtype.bitwidth // 8))
 
 
+def _in_short_runs(node: ir.Node, perm: Perm | None) -> bool:
+    """Whether a constant is broadcast along with fewer than ``_SHORT_RUN`` neighbours at a time.
+
+    Args:
+        node: only elementwise ops broadcast.
+        perm: what its data and constants are transposed by; None: as they are.
+    """
+    data = dims(node.outputs[0]) if is_op(node, *ELEMENTWISE) else None
+    if not data:
+        return False
+    axes = range(len(data)) if perm is None else perm
+    sizes = [size if isinstance(size, int) else None for size in (data[a] for a in axes)]
+    for value in node.inputs:
+        shape = None if constant_tensor_of(value) is None else dims(value)
+        if shape is None or len(shape) > len(data):
+            continue
+        padded = [1] * (len(data) - len(shape)) + list(shape)
+        constant = [padded[a] for a in axes]
+        if constant == sizes or all(size == 1 for size in constant):
+            continue  # no broadcast, or that of one number
+        if _run(constant, sizes) < _SHORT_RUN:
+            return True
+    return False
+
+
+def _run(constant: Sequence[object], data: Sequence[int | None]) -> int:
+    """Elements in a row over which a constant stays one number, or goes along one by one."""
+    run, stays = 1, constant[-1] == 1
+    for own, size in zip(reversed(constant), reversed(data), strict=True):
+        if size is None:
+            return _SHORT_RUN  # taken to be long
+        if (own == 1) != stays and size != 1:
+            break
+        run *= size
+    return run
+
+
 def _readers(region: _Region, tensor: _Class) -> list[tuple[ir.Node | None, bool]]:
     """Who reads a tensor: an agile op, or (None, layout) for a reader that fixes it."""
     found: dict[tuple[ir.Node | None, bool], None] = {}
@@ -233,7 +274,11 @@ def _choose(region: _Region, classes: list[_Class]) -> tuple[dict[ir.Node, bool]
             cut.edge(vertex[node], SINK, 1)
         else:
             cut.edge(SOURCE, vertex[node], 1)
-    now = 0
+        if _in_short_runs(node, _inverse(region.perm) if in_b else None):
+            cut.edge(vertex[node], SINK, _SHORT_RUN_WEIGHT)
+        if _in_short_runs(node, None if in_b else region.perm):
+            cut.edge(SOURCE, vertex[node], _SHORT_RUN_WEIGHT)
+    now = sum(_SHORT_RUN_WEIGHT for node in region.rules if _in_short_runs(node, None))
     for tensor in classes:
         origin = region.producer_of(tensor.root)
         made_in_b = tensor.kinds[tensor.root]

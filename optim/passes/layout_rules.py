@@ -58,7 +58,7 @@ _UNARY = frozenset(
     "Dropout",
     }
 )  # fmt: skip
-_ELEMENTWISE = frozenset(
+ELEMENTWISE = frozenset(
     {
     "Add", "Sub", "Mul", "Div", "Pow", "Mod", "Max", "Min", "Sum", "Mean", "And", "Or", "Xor", "Equal",
     "Greater", "GreaterOrEqual", "Less", "LessOrEqual", "Where", "PRelu",
@@ -80,7 +80,7 @@ def rule_of(node: ir.Node, q: Perm, opset: int) -> Rule | None:
     if op in _UNARY:
         extra = any(v.uses() or v.is_graph_output() for v in node.outputs[1:])
         return None if extra else Rule((0,), (0,), _nothing)
-    if op in _ELEMENTWISE:
+    if op in ELEMENTWISE:
         return _elementwise(node, q, opset)
     if op in _REDUCE:
         return _reduce(node, q)

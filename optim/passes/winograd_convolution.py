@@ -1,10 +1,12 @@
-"""Conv 3×3, stride 1 → the same by Winograd's minimal filtering F(m×m, 3×3), in standard operators.
+"""Conv 3×3 or 5×5, stride 1 → the same by Winograd's minimal filtering F(m×m, r×r), in standard operators.
 
 Allowed: float32 in two dimensions, group 1, dilation 1, constant weights, known channels and spatial size;
 any pads, any batch. Numbers: reassociates, with a bound of its own for all sites together, half the parity
 gate: the transforms amplify rounding (eleven sites of a VGG-16: 1.6e-6 of the range of its logits).
 
-    Y = Aᵀ [ (G g Gᵀ) ⊙ (Bᵀ d B) ] A   on tiles d of (m + 2)², outputs of m², t = m + 2
+    Y = Aᵀ [ (G g Gᵀ) ⊙ (Bᵀ d B) ] A   on tiles d of t², outputs of m², kernels of r², t = m + r - 1
+
+instead of m² r² multiplications t²: 4 × fewer for F(4×4, 3×3), 2.8 × for F(2×2, 5×5).
 
 The weights G g Gᵀ are computed once, in float64. Bᵀ d B is one convolution of every channel by itself with
 t² filters (kernel t, stride m), which also cuts the tiles and pads; the sum over channels is, for each of the
@@ -14,7 +16,7 @@ axis, the case with fast kernels.
 
 Lavin and Gray, Fast Algorithms for Convolutional Neural Networks (2016); matrices after Toom and Cook, from
 interpolation points. These decide about the error (Barabasz et al., Error Analysis and Improving the Accuracy
-of Winograd Convolution, 2020). Those for m = 4 were taken from thirteen sets that were measured: ±√½ and ±√2
+of Winograd Convolution, 2020). Those for t = 6 were taken from thirteen sets that were measured: ±√½ and ±√2
 have about a quarter of the largest error of the textbook's ±1 and ±2, at 256 channels.
 https://onnx.ai/onnx/operators/onnx__Conv.html
 """
@@ -44,31 +46,31 @@ from optim.rewrite import Rewrite
 from optim.weights import read_once
 
 _BOUND: Final = 1e-5
-_KERNEL: Final = 3
+_KERNELS: Final = (3, 5)
 _POINTS: Final = {
-    2: (0.0, 1.0, -1.0),
-    3: (0.0, 0.75, -0.75, 1.5),
-    4: (0.0, 0.5**0.5, -(0.5**0.5), 2.0**0.5, -(2.0**0.5)),
+    4: (0.0, 1.0, -1.0),
+    5: (0.0, 0.75, -0.75, 1.5),
+    6: (0.0, 0.5**0.5, -(0.5**0.5), 2.0**0.5, -(2.0**0.5)),
 }
+"""By t, the side of a tile."""
 
 
 @dataclass(frozen=True)
 class Transforms:
-    """Bᵀ [t, t], G [t, 3] and Aᵀ [m, t] of F(m, 3), float64."""
+    """Bᵀ [t, t], G [t, r] and Aᵀ [m, t] of F(m, r), float64."""
 
     input: Array
     weight: Array
     output: Array
 
 
-def transforms(tile: int) -> Transforms:
-    """The matrices of F(tile, 3) on the points above and infinity (Toom–Cook).
+def transforms(width: int, kernel: int) -> Transforms:
+    """The matrices of F(width + 1 - kernel, kernel) on the points above and infinity (Toom–Cook).
 
-    With V the Vandermonde matrix of degree t - 1: Bᵀ = V⁻ᵀ, G and A the Vandermonde matrices of degrees 2
+    With V the Vandermonde matrix of degree t - 1: Bᵀ = V⁻ᵀ, G and A the Vandermonde matrices of degrees r - 1
     and m - 1. Powers of two are moved from Bᵀ to G so that the rows of Bᵀ have about unit size.
     """
-    points = np.asarray(_POINTS[tile], dtype=np.float64)
-    width = tile + _KERNEL - 1
+    points = np.asarray(_POINTS[width], dtype=np.float64)
 
     def vandermonde(columns: int) -> Array:
         matrix = np.zeros((width, columns))
@@ -78,7 +80,7 @@ def transforms(tile: int) -> Transforms:
 
     of_input = np.linalg.inv(vandermonde(width)).T
     scale = 2.0 ** np.round(np.log2(np.abs(of_input).max(axis=1, keepdims=True)))
-    return Transforms(of_input / scale, vandermonde(_KERNEL) * scale, vandermonde(tile).T)
+    return Transforms(of_input / scale, vandermonde(kernel) * scale, vandermonde(width + 1 - kernel).T)
 
 
 @dataclass(frozen=True)
@@ -86,28 +88,28 @@ class WinogradConvolution:
     """Rewrites every such convolution.
 
     Args:
-        tile: m: 2, 3 or 4 outputs a side at once.
+        width: t, the side of a tile: 4, 5 or 6; a kernel of r a side makes t + 1 - r outputs a side at once.
         grouped: the sum over channels is a 1×1 convolution with one group a position instead of a product
             of matrices a position. Which is faster depends on the sizes and on the runtime.
     """
 
-    tile: int = 4
+    width: int = 6
     grouped: bool = False
 
     def __post_init__(self) -> None:
-        if self.tile not in _POINTS:
-            raise ValueError(f"tile is {self.tile}; one of {sorted(_POINTS)}")
+        if self.width not in _POINTS:
+            raise ValueError(f"width is {self.width}; one of {sorted(_POINTS)}")
 
     @property
     def info(self) -> PassInfo:
-        summary = "3×3 convolution → Winograd's minimal filtering where that is faster"
+        summary = "3×3 or 5×5 convolution → Winograd's minimal filtering where that is faster"
         return PassInfo("winograd_convolution", Numerics.REASSOCIATES, summary, bound=_BOUND)
 
     def candidates(self, model: ir.Model) -> tuple[tuple[Candidate, ...], tuple[Refusal, ...]]:
-        """All 3×3 convolutions that have the form; those that have not, with the reason."""
+        """All such convolutions that have the form; those that have not, with the reason."""
 
         def look(node: ir.Node) -> Candidate | str | None:
-            found = _geometry(node)
+            found = _geometry(node, self.width)
             return found if found is None or isinstance(found, str) else Candidate(node, (node,))
 
         return candidates_of(model, look)
@@ -119,30 +121,50 @@ class WinogradConvolution:
             rw.refuse(refusal.site, refusal.reason)
         for candidate in candidates:
             if rw.allows(candidate.site):
-                geometry = _geometry(candidate.last)
+                geometry = _geometry(candidate.last, self.width)
                 if isinstance(geometry, _Geometry):
                     rw.done(candidate.site)
-                    _write(rw, candidate.last, geometry, self)
+                    _write(rw, candidate.last, geometry, grouped=self.grouped)
         return rw.outcome()
 
 
 @dataclass(frozen=True)
 class _Geometry:
-    """Channels, spatial sizes and leading pads of one convolution."""
+    """Channels, spatial sizes, leading pads and tiles of one convolution."""
 
     channels: int
     filters: int
     size: tuple[int, int]
     pads: tuple[int, int]  # top, left
     out: tuple[int, int]
+    kernel: int
+    width: int
+
+    @property
+    def tile(self) -> int:
+        """Outputs a side of one tile."""
+        return self.width + 1 - self.kernel
+
+    @property
+    def tiles(self) -> tuple[int, int]:
+        """Rows and columns of tiles."""
+        return -(-self.out[0] // self.tile), -(-self.out[1] // self.tile)
+
+    @property
+    def matrices(self) -> Transforms:
+        """The transforms of this size."""
+        return transforms(self.width, self.kernel)
 
 
-def _geometry(node: ir.Node) -> _Geometry | str | None:
-    """What the rewrite must know; why it may not be done (str); None where it is no 3×3 convolution."""
+def _geometry(node: ir.Node, width: int) -> _Geometry | str | None:
+    """What the rewrite must know; why it may not be done (str); None where no kernel of this size is."""
     weight = constant_tensor_of(input_of(node, 1)) if is_op(node, "Conv") else None
     shape = dims(input_of(node, 1)) if is_op(node, "Conv") else None
-    if shape is None or len(shape) != 4 or shape[2:] != (_KERNEL, _KERNEL):
+    if shape is None or len(shape) != 4 or shape[2] != shape[3] or shape[2] not in _KERNELS:
         return None
+    kernel = int(shape[2])
+    if width + 1 - kernel < 2:
+        return None  # one output a tile saves nothing
     if weight is None:
         return "the weights are not constant"
     if weight.dtype != ir.DataType.FLOAT:
@@ -159,26 +181,26 @@ def _geometry(node: ir.Node) -> _Geometry | str | None:
     data = dims(input_of(node, 0))
     if data is None or len(data) != 4 or not all(isinstance(d, int) and d > 0 for d in data[1:]):
         return "the channels or the spatial size are not known"
-    _, channels, height, width = (d if isinstance(d, int) else 0 for d in data)
-    pads = _pads(node, (height, width))
+    _, channels, height, columns = (d if isinstance(d, int) else 0 for d in data)
+    pads = _pads(node, (height, columns), kernel)
     if isinstance(pads, str):
         return pads
     top, left, bottom, right = pads
-    out = height + top + bottom - 2, width + left + right - 2
+    out = height + top + bottom + 1 - kernel, columns + left + right + 1 - kernel
     if min(out) < 1 or min(pads) < 0:
         return f"pads {list(pads)} leave an output of {list(out)}"
     filters = shape[0] if isinstance(shape[0], int) else 0
-    return _Geometry(channels, filters, (height, width), (top, left), out)
+    return _Geometry(channels, filters, (height, columns), (top, left), out, kernel, width)
 
 
-def _pads(node: ir.Node, size: tuple[int, int]) -> tuple[int, ...] | str:
+def _pads(node: ir.Node, size: tuple[int, int], kernel: int) -> tuple[int, ...] | str:
     auto = string_attribute(node, "auto_pad", "NOTSET")
     if auto == "NOTSET":
         return ints_attribute(node, "pads") or (0, 0, 0, 0)
     if auto == "VALID":
         return (0, 0, 0, 0)
     if auto in ("SAME_UPPER", "SAME_LOWER"):
-        return same_pads(size, (3, 3), (1, 1), (1, 1), upper=auto == "SAME_UPPER")
+        return same_pads(size, (kernel, kernel), (1, 1), (1, 1), upper=auto == "SAME_UPPER")
     return f"auto_pad is '{auto}', which ONNX does not define"
 
 
@@ -200,19 +222,19 @@ class _Maker:
         return self.rw.constant(array.astype(np.float32), f"{self.name}/{what}")
 
 
-def _write(rw: Rewrite, conv: ir.Node, g: _Geometry, form: WinogradConvolution) -> None:
-    make, matrices, old = _Maker(rw, conv), transforms(form.tile), conv.outputs[0]
-    tiles = -(-g.out[0] // form.tile), -(-g.out[1] // form.tile)
+def _write(rw: Rewrite, conv: ir.Node, g: _Geometry, *, grouped: bool) -> None:
+    make, old = _Maker(rw, conv), conv.outputs[0]
+    covered = g.tiles[0] * g.tile, g.tiles[1] * g.tile
     bias = constant_of(input_of(conv, 2))
-    value = _transformed_input(make, g, form.tile, matrices, tiles)
-    weights = _transformed_weights(conv, g, matrices)
-    if form.grouped:
-        value = _by_groups(make, g, form.tile, matrices, (value, weights, bias), tiles)
+    value = _transformed_input(make, g)
+    weights = _transformed_weights(conv, g)
+    if grouped:
+        value = _by_groups(make, g, value, weights, bias)
         bias = None
     else:
-        value = _by_matrices(make, g, form.tile, matrices, (value, weights), tiles)
-    ending = [("Reshape", [make.ints(-1, g.filters, tiles[0] * form.tile, tiles[1] * form.tile)])]
-    if (tiles[0] * form.tile, tiles[1] * form.tile) != g.out:
+        value = _by_matrices(make, g, value, weights)
+    ending = [("Reshape", [make.ints(-1, g.filters, *covered)])]
+    if covered != g.out:
         ending.append(("Slice", [make.ints(0, 0), make.ints(*g.out), make.ints(2, 3)]))
     if bias is not None:
         ending.append(("Add", [make.floats(bias.reshape(-1, 1, 1), "bias")]))
@@ -223,89 +245,74 @@ def _write(rw: Rewrite, conv: ir.Node, g: _Geometry, form: WinogradConvolution) 
     rw.drop(conv)
 
 
-def _transformed_input(
-    make: _Maker, g: _Geometry, tile: int, matrices: Transforms, tiles: tuple[int, int]
-) -> ir.Value:
+def _transformed_input(make: _Maker, g: _Geometry) -> ir.Value:
     """Bᵀ d B of every channel by itself, [N·C, 1, H, W] → [N·C, t², rows, columns], as one convolution."""
-    width = tile + _KERNEL - 1
-    both = np.kron(matrices.input, matrices.input).reshape(width * width, 1, width, width)
-    ends = [(n - 1) * tile + width - size - pad for n, size, pad in zip(tiles, g.size, g.pads, strict=True)]
+    matrix, width = g.matrices.input, g.width
+    both = np.kron(matrix, matrix).reshape(width * width, 1, width, width)
+    sides = zip(g.tiles, g.size, g.pads, strict=True)
+    ends = [(n - 1) * g.tile + width - size - pad for n, size, pad in sides]
     return make(
         "Conv",
         make("Reshape", make.conv.inputs[0], make.ints(-1, 1, *g.size)),
         make.floats(both, "input"),
         kernel_shape=[width, width],
-        strides=[tile, tile],
+        strides=[g.tile, g.tile],
         pads=[*g.pads, *ends],
     )
 
 
-def _transformed_weights(conv: ir.Node, g: _Geometry, matrices: Transforms) -> Array:
+def _transformed_weights(conv: ir.Node, g: _Geometry) -> Array:
     """G g Gᵀ as [t², K, C], float64."""
     tensor = constant_tensor_of(conv.inputs[1])
     if tensor is None:
         raise ValueError("checked before")
     kernels = read_once(tensor).reshape(g.filters * g.channels, -1).astype(np.float64)
-    both = np.kron(matrices.weight, matrices.weight)
+    both = np.kron(g.matrices.weight, g.matrices.weight)
     return (both @ kernels.T).reshape(len(both), g.filters, g.channels)
 
 
-def _by_matrices(
-    make: _Maker,
-    g: _Geometry,
-    tile: int,
-    matrices: Transforms,
-    factors: tuple[ir.Value, Array],
-    tiles: tuple[int, int],
-) -> ir.Value:
+def _by_matrices(make: _Maker, g: _Geometry, value: ir.Value, weights: Array) -> ir.Value:
     """The sum over channels as one product of matrices a position; [m, N·K·rows, m, columns·m] in memory.
 
     [t², 1, K, C] × [t², N, C, tiles], then Aᵀ M A over all tiles: [m², t²] × [t², N·K·tiles].
     """
-    value, weights = factors
-    places, count = len(weights), tiles[0] * tiles[1]
+    places, count = len(weights), g.tiles[0] * g.tiles[1]
     value = make("Transpose", make("Reshape", value, make.ints(-1, places, count)), perm=[1, 0, 2])
     value = make("Reshape", value, make.ints(places, -1, g.channels, count))
     value = make("MatMul", make.floats(weights[:, np.newaxis], "weights"), value)
-    back = make.floats(np.kron(matrices.output, matrices.output), "output")
+    back = make.floats(np.kron(g.matrices.output, g.matrices.output), "output")
     value = make("MatMul", back, make("Reshape", value, make.ints(places, -1)))
     # A tile's columns beside each other, then its rows below each other. A Reshape stands between the two,
     # since a runtime makes one Transpose of two neighbours, and that one is slow.
-    value = make("Transpose", make("Reshape", value, make.ints(tile, tile, -1)), perm=[0, 2, 1])
-    value = make("Reshape", value, make.ints(tile, -1, tiles[1] * tile))
+    value = make("Transpose", make("Reshape", value, make.ints(g.tile, g.tile, -1)), perm=[0, 2, 1])
+    value = make("Reshape", value, make.ints(g.tile, -1, g.tiles[1] * g.tile))
     return make("Transpose", value, perm=[1, 0, 2])
 
 
-def _by_groups(
-    make: _Maker,
-    g: _Geometry,
-    tile: int,
-    matrices: Transforms,
-    factors: tuple[ir.Value, Array, Array | None],
-    tiles: tuple[int, int],
-) -> ir.Value:
+def _by_groups(make: _Maker, g: _Geometry, value: ir.Value, weights: Array, bias: Array | None) -> ir.Value:
     """The sum over channels as a 1×1 convolution with one group a position.
 
     [N, t²·C, rows, columns] → [N, t²·K, rows, columns], then Aᵀ M A: [m², t²] × [N, t², K·tiles]. The bias
     goes through that transform: with Aᵀ u = 1, Aᵀ (b u uᵀ) A is b everywhere.
     """
-    value, weights, bias = factors
-    places, count = len(weights), tiles[0] * tiles[1]
+    places, count = len(weights), g.tiles[0] * g.tiles[1]
     value = make("Reshape", value, make.ints(-1, g.channels, places, count))
     value = make("Transpose", value, perm=[0, 2, 1, 3])
     inputs = [
-        make("Reshape", value, make.ints(-1, places * g.channels, *tiles)),
+        make("Reshape", value, make.ints(-1, places * g.channels, *g.tiles)),
         make.floats(weights.reshape(-1, g.channels, 1, 1), "weights"),
     ]
     if bias is not None:
-        ones = np.linalg.pinv(matrices.output) @ np.ones(tile)
+        ones = np.linalg.pinv(g.matrices.output) @ np.ones(g.tile)
         inputs.append(
             make.floats(np.outer(np.outer(ones, ones), bias.astype(np.float64)).reshape(-1), "bias")
         )
     value = make("Conv", *inputs, group=places, kernel_shape=[1, 1])
     value = make("Reshape", value, make.ints(-1, places, g.filters * count))
-    value = make("MatMul", make.floats(np.kron(matrices.output, matrices.output), "output"), value)
+    value = make("MatMul", make.floats(np.kron(g.matrices.output, g.matrices.output), "output"), value)
     # As above, with the batch in front.
-    value = make("Transpose", make("Reshape", value, make.ints(-1, tile, g.filters * count)), perm=[0, 2, 1])
-    value = make("Reshape", value, make.ints(-1, tile, g.filters * tiles[0], tiles[1] * tile))
+    value = make(
+        "Transpose", make("Reshape", value, make.ints(-1, g.tile, g.filters * count)), perm=[0, 2, 1]
+    )
+    value = make("Reshape", value, make.ints(-1, g.tile, g.filters * g.tiles[0], g.tiles[1] * g.tile))
     return make("Transpose", value, perm=[0, 2, 1, 3])

@@ -167,6 +167,22 @@ def test_the_transpose_moves_behind_the_reduction() -> None:
     assert [n.op_type for n in after.graph] == ["ReduceMax", "Transpose"]
 
 
+@pytest.mark.parametrize(
+    ("width", "order"),
+    [(3, ["Transpose", "Sub", "Mul", "Conv"]), (32, ["Sub", "Mul", "Transpose", "Conv"])],
+)
+def test_of_equal_choices_the_one_that_broadcasts_in_long_runs(width: int, order: list[str]) -> None:
+    """Where three channels lie behind the width, kernels broadcast three numbers at a time."""
+    case = Case(
+        "an image that is normalised before it is transposed",
+        f"g (float[N, 8, 20, {width}] X) => (float[N, 4, h, w] Y) {{ A = Sub(X, m) B = Mul(A, s) "
+        f"C = Transpose<perm = [0, 3, 1, 2]>(B) Y = Conv(C, W) }}",
+        {"Sub": 1, "Mul": 1, "Transpose": 1, "Conv": 1},
+        {"m": normal(1, 1, 1, width), "s": positive(width), "W": normal(4, width, 3, 3)},
+    )
+    assert [n.op_type for n in check(ChooseLayout(), case).graph] == order
+
+
 _OPS = st.sampled_from(
     [
         "Relu({0})",

@@ -62,7 +62,7 @@ CASES = {
             refusal="grouped",
         ),
         Case(
-            "5×5 is another matter", f"{_CONV} {{ Y = Conv(X, W) }}", {"Conv": 1}, {"W": normal(7, 5, 5, 5)}
+            "4×4 is another matter", f"{_CONV} {{ Y = Conv(X, W) }}", {"Conv": 1}, {"W": normal(7, 5, 4, 4)}
         ),
         Case(
             "free spatial size",
@@ -197,17 +197,25 @@ def test_every_form_is_in_the_catalogue() -> None:
         assert {form.info for form in forms} == {PASSES[name]().info}
 
 
-@pytest.mark.parametrize("tile", [2, 3, 4])
-def test_the_transforms_are_an_exact_convolution(tile: int) -> None:
-    matrices, rng = transforms(tile), np.random.default_rng(tile)
-    data, kernel = rng.standard_normal(tile + 2), rng.standard_normal(3)
+@pytest.mark.parametrize(("width", "size"), [(4, 3), (5, 3), (6, 3), (6, 5)])
+def test_the_transforms_are_an_exact_convolution(width: int, size: int) -> None:
+    matrices, rng = transforms(width, size), np.random.default_rng(width)
+    data, kernel = rng.standard_normal(width), rng.standard_normal(size)
     product = (matrices.weight @ kernel) * (matrices.input @ data)
     np.testing.assert_allclose(matrices.output @ product, np.correlate(data, kernel), rtol=0, atol=1e-13)
 
 
 def test_other_tiles_are_no_option() -> None:
-    with pytest.raises(ValueError, match="tile is 6"):
-        WinogradConvolution(6)
+    with pytest.raises(ValueError, match="width is 8"):
+        WinogradConvolution(8)
+
+
+def test_a_tile_of_one_output_is_no_site() -> None:
+    model = graph(
+        "g (float[1, 2, 9, 9] X) => (float[1, 3, 5, 5] Y) { Y = Conv(X, W) }", {"W": normal(3, 2, 5, 5)}
+    )
+    assert WinogradConvolution(4).candidates(model) == ((), ())
+    assert [c.site for c in WinogradConvolution(6).candidates(model)[0]] == ["Y"]
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 4, 5])
@@ -226,29 +234,29 @@ _PADS = st.tuples(*[st.integers(0, 3)] * 4)
 
 @settings(max_examples=40, deadline=None, derandomize=True)
 @given(
-    tile=st.sampled_from([2, 3, 4]),
+    tile=st.sampled_from([(4, 3), (5, 3), (6, 3), (6, 5)]),
     grouped=st.booleans(),
     channels=st.integers(1, 9),
     filters=st.integers(1, 9),
-    height=st.integers(3, 13),
-    width=st.integers(3, 13),
+    height=st.integers(5, 13),
+    width=st.integers(5, 13),
     pads=_PADS,
     batch=st.sampled_from(["N", "1", "3"]),
     bias=st.booleans(),
 )
 def test_winograd_of_any_geometry(
-    tile: int, grouped: bool, channels: int, filters: int, height: int, width: int,
+    tile: tuple[int, int], grouped: bool, channels: int, filters: int, height: int, width: int,
     pads: tuple[int, int, int, int], batch: str, bias: bool,
 ) -> None:  # fmt: skip
     text = (
         f"g (float[{batch}, {channels}, {height}, {width}] X) => (float[{batch}, {filters}, h, w] Y)"
         f" {{ Y = Conv<pads = {list(pads)}>(X, W{', B' if bias else ''}) }}"
     )
-    weights: dict[str, Array] = {"W": normal(filters, channels, 3, 3), "B": normal(filters)}
+    weights: dict[str, Array] = {"W": normal(filters, channels, tile[1], tile[1]), "B": normal(filters)}
     if not bias:
         del weights["B"]
     before, after = graph(text, weights), graph(text, weights)
-    rewrite = WinogradConvolution(tile, grouped=grouped)
+    rewrite = WinogradConvolution(tile[0], grouped=grouped)
     assert rewrite.apply(after).sites == ("Y",)
     assert_sound(rewrite, before, after)
 
@@ -270,17 +278,18 @@ def test_lrn_of_any_window(size: int, channels: int, batch: int, beta: float, al
     assert_sound(rewrite, before, after)
 
 
+@pytest.mark.parametrize("size", [3, 5])
 @pytest.mark.parametrize("grouped", [False, True])
-def test_the_points_of_the_large_tile_keep_the_error_small(grouped: bool) -> None:
+def test_the_points_of_the_large_tile_keep_the_error_small(size: int, grouped: bool) -> None:
     """Deep sums are where transforms lose digits: against float64, 128 channels stay near float32's own error."""
-    weights = {"W": normal(16, 128, 3, 3, scale=0.04)}
-    text = "g (float[1, 128, 12, 12] X) => (float[1, 16, 12, 12] Y) { Y = Conv<pads = [1, 1, 1, 1]>(X, W) }"
+    weights, pad = {"W": normal(16, 128, size, size, scale=0.12 / size)}, size // 2
+    text = f"g (float[1, 128, 12, 12] X) => (float[1, 16, 12, 12] Y) {{ Y = Conv<pads = {[pad] * 4}>(X, W) }}"
     model = graph(text, weights)
     data = np.maximum(normal(1, 128, 12, 12, seed=3, scale=1.0), 0)
-    padded = np.pad(data.astype(np.float64), ((0, 0), (0, 0), (1, 1), (1, 1)))
-    windows = np.lib.stride_tricks.sliding_window_view(padded, (3, 3), axis=(2, 3))
+    padded = np.pad(data.astype(np.float64), ((0, 0), (0, 0), (pad, pad), (pad, pad)))
+    windows = np.lib.stride_tricks.sliding_window_view(padded, (size, size), axis=(2, 3))
     truth = np.einsum("nchwij,kcij->nkhw", windows, weights["W"].astype(np.float64))
-    WinogradConvolution(4, grouped=grouped).apply(model)
+    WinogradConvolution(6, grouped=grouped).apply(model)
     assert op_counts(model)["MatMul"] == 2 - grouped
     error = np.abs(Unoptimised()(model, {"X": data})["Y"] - truth).max() / np.ptp(truth)
     assert error < 3e-6
