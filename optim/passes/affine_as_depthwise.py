@@ -17,9 +17,10 @@ import numpy as np
 import onnx_ir as ir
 
 from optim.contract import Numerics, PassInfo, PassOutcome, Refusal, SiteFilter, every_site
+from optim.errors import InternalError
 from optim.facts import dims, is_op, producer, sole_consumer
 from optim.passes.affine import Affine, affine_of
-from optim.passes.faster_sites import Candidate, candidates_of
+from optim.passes.faster_sites import Candidate, candidates_of, rewrite_candidates
 from optim.rewrite import Rewrite
 
 _AFFINE = ("Mul", "Div", "Add", "Sub", "BatchNormalization")
@@ -46,16 +47,7 @@ class AffineAsDepthwise:
         return candidates_of(model, look)
 
     def apply(self, model: ir.Model, allowed: SiteFilter = every_site) -> PassOutcome:
-        rw = Rewrite(model, allowed)
-        candidates, refusals = self.candidates(model)
-        for refusal in refusals:
-            rw.refuse(refusal.site, refusal.reason)
-        for candidate in candidates:
-            found = _pattern(candidate.last)
-            if rw.allows(candidate.site) and isinstance(found, _Pattern):
-                rw.done(candidate.site)
-                _write(rw, found)
-        return rw.outcome()
+        return rewrite_candidates(self, model, allowed, _write)
 
 
 @dataclass(frozen=True)
@@ -105,7 +97,10 @@ def _step(node: ir.Node) -> tuple[ir.Value, Affine] | None:
     return None
 
 
-def _write(rw: Rewrite, found: _Pattern) -> None:
+def _write(rw: Rewrite, candidate: Candidate) -> None:
+    found = _pattern(candidate.last)
+    if not isinstance(found, _Pattern):
+        raise InternalError(f"{candidate.site} was a candidate: {found}")
     last, channels = found.nodes[-1], found.affine.scale.size
     old, rank = last.outputs[0], len(dims(found.data) or ())
     weight = found.affine.scale.astype(np.float32).reshape(channels, *(1 for _ in range(rank - 1)))

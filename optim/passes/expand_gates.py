@@ -18,7 +18,7 @@ import onnx_ir as ir
 
 from optim.contract import Numerics, PassInfo, PassOutcome, Refusal, SiteFilter, every_site
 from optim.facts import axes_of, dims, int_attribute, is_constant, is_op, opset_of, site_of
-from optim.passes.faster_sites import Candidate, candidates_of
+from optim.passes.faster_sites import Candidate, candidates_of, rewrite_candidates
 from optim.passes.matching import other_operand
 from optim.rewrite import Rewrite
 
@@ -51,15 +51,7 @@ class ExpandGates:
         return candidates_of(model, look)
 
     def apply(self, model: ir.Model, allowed: SiteFilter = every_site) -> PassOutcome:
-        rw = Rewrite(model, allowed)
-        candidates, refusals = self.candidates(model)
-        for refusal in refusals:
-            rw.refuse(refusal.site, refusal.reason)
-        for candidate in candidates:
-            if rw.allows(candidate.site):
-                rw.done(candidate.site)
-                _write(rw, candidate)
-        return rw.outcome()
+        return rewrite_candidates(self, model, allowed, _write)
 
 
 def _gated(node: ir.Node) -> tuple[ir.Value, ir.Value] | None:

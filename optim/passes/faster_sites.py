@@ -18,6 +18,7 @@ from optim.cut_site import Cut, cut, outline
 from optim.errors import InternalError
 from optim.facts import site_of
 from optim.passes.infer_shapes import annotate
+from optim.rewrite import Rewrite
 from optim.timing import Stopwatch, Timing, signature_of
 
 
@@ -163,3 +164,18 @@ def candidates_of(
         elif found is not None:
             candidates.append(found)
     return tuple(candidates), tuple(refusals)
+
+
+def rewrite_candidates(
+    form: SpeedPass, model: ir.Model, allowed: SiteFilter, write: Callable[[Rewrite, Candidate], None]
+) -> PassOutcome:
+    """``apply`` of such a pass: ``write`` at every candidate that is allowed."""
+    rw = Rewrite(model, allowed)
+    candidates, refusals = form.candidates(model)
+    for refusal in refusals:
+        rw.refuse(refusal.site, refusal.reason)
+    for candidate in candidates:
+        if rw.allows(candidate.site):
+            rw.done(candidate.site)
+            write(rw, candidate)
+    return rw.outcome()

@@ -19,7 +19,7 @@ import onnx_ir as ir
 
 from optim.contract import Array, Numerics, PassInfo, PassOutcome, Refusal, SiteFilter, every_site
 from optim.facts import dims, float_attribute, int_attribute, is_op
-from optim.passes.faster_sites import Candidate, candidates_of
+from optim.passes.faster_sites import Candidate, candidates_of, rewrite_candidates
 from optim.rewrite import Rewrite
 
 _BY_ROOTS: Final = (0.5, 0.75)
@@ -45,15 +45,7 @@ class LrnAsConvolution:
         return candidates_of(model, look)
 
     def apply(self, model: ir.Model, allowed: SiteFilter = every_site) -> PassOutcome:
-        rw = Rewrite(model, allowed)
-        candidates, refusals = self.candidates(model)
-        for refusal in refusals:
-            rw.refuse(refusal.site, refusal.reason)
-        for candidate in candidates:
-            if rw.allows(candidate.site):
-                rw.done(candidate.site)
-                _write(rw, candidate.last)
-        return rw.outcome()
+        return rewrite_candidates(self, model, allowed, lambda rw, site: _write(rw, site.last))
 
 
 def _why_not(node: ir.Node) -> str:

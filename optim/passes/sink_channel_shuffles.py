@@ -31,6 +31,7 @@ from optim.facts import (
     site_of,
     sole_consumer,
 )
+from optim.reordered import note_reordered, shuffle_order
 from optim.rewrite import Rewrite, note_sources
 from optim.weights import read_once
 
@@ -77,11 +78,16 @@ class SinkChannelShuffles:
 
 @dataclass(frozen=True)
 class _Shuffle:
-    """Three nodes that put channel ``order[j]`` of ``data`` in place j."""
+    """Three nodes that put channel ``order[j]`` of ``data`` in place j, seen as [groups, size] and turned."""
 
     nodes: tuple[ir.Node, ir.Node, ir.Node]
     data: ir.Value
-    order: Array
+    groups: int
+    size: int
+
+    @property
+    def order(self) -> Array:
+        return shuffle_order(self.groups, self.size)
 
     @property
     def result(self) -> ir.Value:
@@ -116,8 +122,7 @@ def _shuffle(transpose: ir.Node) -> _Shuffle | None:
         return None
     if inner[3:] != outer[2:] or after[1:] != outer[1:] or len(after) != len(outer):
         return None
-    order = np.arange(channels).reshape(groups, size).T.reshape(-1)
-    return _Shuffle((first, transpose, second), first.inputs[0], order)
+    return _Shuffle((first, transpose, second), first.inputs[0], groups, size)
 
 
 # --- downwards -------------------------------------------------------------------------------------
@@ -241,9 +246,13 @@ def _write(rw: Rewrite, found: _Shuffle, plan: _Plan) -> None:
         step(rw)
     for node in plan.nodes:
         note_sources(node, (*found.nodes, node))
-    for value in plan.renamed:  # its channels stand in another order now
-        value.name = rw.fresh(f"{value.name}/reordered")
     upwards = found.data in plan.renamed
+    # Downwards a value loses the shuffle, which leads back to what it was; upwards it gains it.
+    back = (found.size, found.groups) if upwards else (found.groups, found.size)
+    for value in plan.renamed:  # its channels stand in another order now
+        old = value.name or ""
+        value.name = rw.fresh(f"{old}/reordered")
+        note_reordered(rw.model, value.name, old, *back)
     name = found.result.name
     rw.replace(found.result, found.data)
     for node in reversed(found.nodes):

@@ -30,6 +30,7 @@ import numpy as np
 import onnx_ir as ir
 
 from optim.contract import Array, Numerics, PassInfo, PassOutcome, Refusal, SiteFilter, every_site
+from optim.errors import InternalError
 from optim.facts import (
     constant_of,
     constant_tensor_of,
@@ -40,7 +41,7 @@ from optim.facts import (
     is_op,
     string_attribute,
 )
-from optim.passes.faster_sites import Candidate, candidates_of
+from optim.passes.faster_sites import Candidate, candidates_of, rewrite_candidates
 from optim.passes.window import same_pads
 from optim.rewrite import Rewrite
 from optim.weights import read_once
@@ -115,17 +116,13 @@ class WinogradConvolution:
         return candidates_of(model, look)
 
     def apply(self, model: ir.Model, allowed: SiteFilter = every_site) -> PassOutcome:
-        rw = Rewrite(model, allowed)
-        candidates, refusals = self.candidates(model)
-        for refusal in refusals:
-            rw.refuse(refusal.site, refusal.reason)
-        for candidate in candidates:
-            if rw.allows(candidate.site):
-                geometry = _geometry(candidate.last, self.width)
-                if isinstance(geometry, _Geometry):
-                    rw.done(candidate.site)
-                    _write(rw, candidate.last, geometry, grouped=self.grouped)
-        return rw.outcome()
+        def write(rw: Rewrite, candidate: Candidate) -> None:
+            geometry = _geometry(candidate.last, self.width)
+            if not isinstance(geometry, _Geometry):
+                raise InternalError(f"{candidate.site} was a candidate: {geometry}")
+            _write(rw, candidate.last, geometry, grouped=self.grouped)
+
+        return rewrite_candidates(self, model, allowed, write)
 
 
 @dataclass(frozen=True)
