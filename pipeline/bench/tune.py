@@ -111,8 +111,7 @@ def tune(
     if not state.started:
         course.check_parity()
     course.run()
-    best = [course.refined(leader, refine) for leader in course.leaders()]
-    record = _conclude(course, candidates[0], best)
+    record = _conclude(course, candidates[0], refine)
     if race.state is not None:
         race.state.unlink(missing_ok=True)
     return record
@@ -182,26 +181,29 @@ class _Course:
             found.setdefault(_runtime(self.by_name[name]), name)
         return list(found.values())
 
-    def refined(self, leader: str, refine: Refine) -> str:
-        """The leader or a small variant of it that is shown to be faster."""
-        variants = [one for one in refine(self.by_name[leader]) if one.name not in self.by_name]
-        if not variants or self._late():
-            return leader
-        self.by_name |= {one.name: one for one in variants}
-        groups = self.measure([self.by_name[leader], *variants], STAGE_PROCESSES[-1], self._schedule(2, 500))
+    def variants(self, refine: Refine) -> dict[str, list[Contender]]:
+        """The leaders, and small variants of each that have not been measured."""
+        found = {}
+        for leader in self.leaders():
+            found[leader] = [one for one in refine(self.by_name[leader]) if one.name not in self.by_name]
+            self.by_name |= {one.name: one for one in found[leader]}
+            self.state.errors |= {one.name: self.state.errors.get(leader) for one in found[leader]}
+        return found
+
+    def better_of(self, leader: str, variants: Sequence[Contender], groups: Groups) -> Contender:
+        """The leader, or the variant of it that is shown to be faster."""
         best = leader
         for one in variants:
-            self.state.errors[one.name] = self.state.errors.get(leader)
             if one.name not in groups or leader not in groups:
                 self._note(one.name, "could not be opened or run")
                 continue
             self.state.levels[one.name] = _level(groups[one.name])
-            ratio = compare_groups(groups, leader, one.name)
+            ratio = compare_groups(groups, best, one.name)
             if ratio.high < 1:
                 best = one.name
             else:
-                self._note(one.name, f"not shown to be faster than {leader}", ratio)
-        return best
+                self._note(one.name, f"not shown to be faster than {best}", ratio)
+        return self.by_name[best]
 
     def _heats(self) -> list[list[str]]:
         """The candidates of each unsettled runtime in heats of a size that the machine bears."""
@@ -277,19 +279,23 @@ class _Course:
             keep(self.race.state, self.state)
 
 
-def _conclude(course: _Course, default: Contender, best: Sequence[str]) -> TuneRecord:
-    """The best against the default in fresh processes: the race's own figures flatter its winner."""
+def _conclude(course: _Course, default: Contender, refine: Refine) -> TuneRecord:
+    """The best and their variants against the default in fresh processes: the race's figures flatter its
+    winner."""
     race, state = course.race, course.state
-    finalists = [course.by_name[n] for n in best]
-    field_ = [default, *(c for c in finalists if c.name != default.name)]
+    variants = course.variants(refine)
+    field_ = {
+        one.name: one for leader, own in variants.items() for one in (default, course.by_name[leader], *own)
+    }
     left = max(race.budget_s - course.seconds(), 0.0)
     seconds = min(3.0, max(left / (4 * len(field_)), 0.4))
     course.progress("the best against the default", 0.95)
     schedule = Schedule(seconds, 3 * seconds + 1, min_samples=50, seed=race.seed + 1000)
-    groups = course.measure(field_, FINAL_PROCESSES, schedule)
+    groups = course.measure(list(field_.values()), FINAL_PROCESSES, schedule)
     if default.name not in groups:
         raise UserError("the default settings could not be run", where=default.name)
     same_model = default.name not in {d.name for d in state.dropped if d.stage == 0}
+    finalists = [course.better_of(leader, own, groups) for leader, own in variants.items()]
     choices: dict[str, TunedChoice] = {}
     for one in finalists:
         if one.name not in groups:
