@@ -139,7 +139,8 @@ class Oracle(Protocol):
     """Runs a model without optimising it. Supplied from outside: ``optim`` knows no runtime.
 
     An oracle may also offer ``prepare(model) -> Callable[[Feeds], Outputs]``: then a model that is run on
-    several inputs is loaded once.
+    several inputs is loaded once. And ``truth(model) -> Callable[[Feeds], Outputs]``, which computes in
+    float64: then a rewrite whose rounding differs by more than usual is judged by its distance from that.
     """
 
     def __call__(self, model: ir.Model, feeds: Feeds) -> Outputs:

@@ -7,7 +7,7 @@ import hashlib
 import tempfile
 from abc import ABC, abstractmethod
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self, TypeAlias
@@ -281,6 +281,10 @@ class OrtOracle:
     def __call__(self, model: ir.Model, feeds: Feeds) -> Outputs:
         """Outputs of ``model``, keyed by name."""
         return self.session(model).run(feeds)
+
+    def truth(self, model: ir.Model) -> Callable[[Feeds], Outputs]:
+        """The same model in float64."""
+        return Float64Session(model).run
 
     def session(self, model: ir.Model) -> OrtSession:
         """The loaded session of a model in its present state."""

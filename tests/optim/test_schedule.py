@@ -18,6 +18,7 @@ from optim.recipes import RECIPES, recipe_named, recipe_of
 from optim.rewrite import Rewrite, kept
 from optim.schedule import optimize
 from optim.verify import Certifier, Probe, difference, probes_for
+from targets.reference import OrtOracle
 from tests.optim.table import Unoptimised, graph, normal, positive
 
 # Eight branches, so that halving has something to halve.
@@ -264,6 +265,40 @@ def test_the_networks_own_rounding_is_measured_though_sizes_are_floats() -> None
     certificate, breach = certifier.check(after, info, before)
     assert breach is None
     assert 16 * np.finfo(np.float32).eps < certificate.max_abs_over_range < certificate.bound
+
+
+_SUMS = (
+    "g (float[1, 112, 112, 4] X) => (float[1, 4] Y) { Y = ReduceMean<keepdims = 0>(X, a) }",
+    "g (float[1, 112, 112, 4] X) => (float[1, 4] Y)"
+    " { T = Transpose<perm = [0, 3, 1, 2]>(X) S = ReduceMean<keepdims = 0>(T, b) Y = Mul(S, f) }",
+)
+
+
+@pytest.mark.parametrize(
+    ("before", "factor", "truth", "sound"),
+    [
+        pytest.param(0, 1.0, True, True, id="the rewritten graph is nearer the truth"),
+        pytest.param(0, 1.0, False, False, id="nobody knows the truth"),
+        pytest.param(0, 1.0 + 2e-5, True, False, id="the rewritten graph is wrong"),
+        pytest.param(1, 1.0, True, False, id="the rewritten graph is farther from the truth"),
+    ],
+)
+def test_rounding_that_differs_is_judged_against_float64(
+    before: int, factor: float, truth: bool, sound: bool
+) -> None:
+    """ONNX Runtime sums 12,544 numbers one by one where channels lie behind them, and in parts where not."""
+    weights = {"a": np.asarray([1, 2]), "b": np.asarray([2, 3]), "f": np.float32(factor)}
+    graphs = [graph(text, weights) for text in _SUMS]
+    oracle = OrtOracle() if truth else Unoptimised()
+    rng = np.random.default_rng(0)
+    image = Probe("image", {"X": rng.random((1, 112, 112, 4), dtype=np.float32)})
+    certifier = Certifier(oracle, graphs[before], [image])
+    info = PassInfo("adds_up_in_another_order", Numerics.REASSOCIATES, "")
+    certificate, breach = certifier.check(graphs[1 - before], info, graphs[before])
+    assert (breach is None) == sound == certificate.passed
+    assert certificate.max_abs_over_range > 16 * np.finfo(np.float32).eps
+    if sound:
+        assert certificate.max_abs_over_range <= certificate.bound < 6e-5
 
 
 def test_probabilities_are_judged_by_their_logits() -> None:
