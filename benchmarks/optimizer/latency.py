@@ -12,8 +12,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from benchmarks.optimizer_nodes import Workers
-from benchmarks.optimizer_tools import RAW, described, kept, session_outputs
+from benchmarks.optimizer.nodes import Workers
+from benchmarks.optimizer.tools import RAW, described, kept, session_outputs
 from optim.model import load, save, signature
 from optim.passes.freeze_shapes import FreezeShapes
 from optim.probes import probes_for

@@ -18,12 +18,12 @@ from typing import Any, Final
 import numpy as np
 import onnx_ir as ir
 
-from benchmarks.optimizer_nodes import Workers
+from benchmarks.optimizer.nodes import Workers
 from pipeline.sources.child import Child, ChildLimits
 from pipeline.sources.contract import Progress
 
 SIZES: Final = (1_000, 2_000, 5_000, 10_000, 20_000)
-_HERE: Final = "benchmarks.optimizer_scale"
+_HERE: Final = "benchmarks.optimizer.scale"
 _MIB: Final = 1 << 20
 _SIDE, _LAYERS = 4096, 36  # 36 weights of 64 MiB: 2.25 GiB
 

@@ -25,13 +25,13 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.corpus_score import default_corpus
-from benchmarks.optimizer_latency import CANONICAL, judged, made, measured
-from benchmarks.optimizer_nodes import compare_all, summary
-from benchmarks.optimizer_scale import CHAINS, SIZES, large_weights, seconds_on, time_chain, totals
-from benchmarks.optimizer_scale import judged as judged_scale
+from benchmarks.optimizer.latency import CANONICAL, judged, made, measured
+from benchmarks.optimizer.nodes import compare_all, summary
+from benchmarks.optimizer.scale import CHAINS, SIZES, large_weights, seconds_on, time_chain, totals
+from benchmarks.optimizer.scale import judged as judged_scale
 from pipeline.bench.host import environment
 
-RESULT = Path(__file__).parent / "results" / "optimizer.json"
+RESULT = Path(__file__).parent.parent / "results" / "optimizer.json"
 
 
 def _nodes(options: argparse.Namespace, results: dict[str, Any]) -> None:

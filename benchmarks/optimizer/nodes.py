@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from benchmarks.optimizer_tools import described, kept, probes_of, reason
+from benchmarks.optimizer.tools import described, kept, probes_of, reason
 from optim.errors import FairleadError
 from pipeline.sources.child import Child, ChildLimits
 
@@ -41,7 +41,7 @@ class Workers:
         child = self._children.get(tool) or Child(self._limits)
         self._children[tool] = child
         try:
-            return dict(child.call("benchmarks.optimizer_tools:run_tool", tool, str(source), str(out)).value)
+            return dict(child.call("benchmarks.optimizer.tools:run_tool", tool, str(source), str(out)).value)
         except FairleadError as error:
             self._children.pop(tool).close()
             return {"failed": str(error).splitlines()[0][:300]}
