@@ -6,7 +6,8 @@
 Models default to what `configs/zoo/build.py resnet50 vgg16_keras` writes. Both sides load one Keras file;
 loading is counted in the peak and shown apart from the conversion proper. `--large-model` adds tf2onnx's own
 mode for large models, which needs `np.product` back under NumPy 2, and 17 GiB for VGG-16. `--peaks` converts
-the zoo's models once each and sets the peak of the conversion against TensorFlow's import + 3 x the weights.
+the zoo's models once each and sets the peak of the conversion against TensorFlow's import + 3 x the weights;
+given names, it replaces the rows of these.
 Writes `benchmarks/results/conversion.json` with every sample and the host's facts.
 """
 
@@ -121,10 +122,20 @@ def peer(model: Path, out: Path, *, large: bool) -> dict[str, Any]:
     return {"whole_s": seconds, "peak_mib": peak, **json.loads(output.strip().splitlines()[-1])}
 
 
-def import_mib() -> float:
+_IMPORT = "import tensorflow"
+# The same without the packages that Keras imports where they happen to be installed (scikit-learn, ...).
+_BARE_IMPORT = (
+    "from pipeline.sources.contract import SourceFormat\n"
+    "from pipeline.sources.light_imports import import_framework\n"
+    "import_framework(SourceFormat.KERAS, for_custom_code=False)"
+)
+_HIGH_WATER = "\nprint(next(l.split()[1] for l in open('/proc/self/status') if 'VmHWM' in l))"
+
+
+def import_mib(code: str = _IMPORT) -> float:
     """Peak resident MiB of a process that only imports TensorFlow."""
-    code = "import tensorflow; print(next(l.split()[1] for l in open('/proc/self/status') if 'VmHWM' in l))"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    command = [sys.executable, "-c", code + _HIGH_WATER]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=REPOSITORY)
     return int(done.stdout) / 1024
 
 
@@ -139,8 +150,10 @@ def request_for(name: str) -> ConvertRequest:
 
 
 def peaks(names: Sequence[str]) -> list[dict[str, Any]]:
-    """The conversion's peak of each model beside its bound; everything in MiB."""
-    base = import_mib()
+    """The conversion's peak of each model beside its bound, and beside the bound of an environment in which
+    nothing is installed that Keras imports on the side; everything in MiB."""
+    base, bare = import_mib(), import_mib(_BARE_IMPORT)
+    print(f"import tensorflow {base:.0f}, without packages on the side {bare:.0f}")
     rows = []
     for name in names:
         with tempfile.TemporaryDirectory(prefix="fairlead-peak-") as folder:
@@ -156,15 +169,19 @@ def peaks(names: Sequence[str]) -> list[dict[str, Any]]:
             "format": done.source_format.value,
             "weights_mib": weights,
             "import_mib": base,
+            "bare_import_mib": bare,
             "peak_mib": done.peak_rss_mib,
             "bound_mib": base + 3 * weights,
+            "bare_bound_mib": bare + 3 * weights,
             "beyond_import_mib": done.peak_rss_mib - base,
             "holds": done.peak_rss_mib <= base + 3 * weights,
+            "holds_bare": done.peak_rss_mib <= bare + 3 * weights,
             "seconds": dict(done.seconds),
         }
         rows.append(row)
         print(
             f"{name:<22} weights {weights:7.1f}  peak {row['peak_mib']:7.1f}  bound {row['bound_mib']:7.1f}"
+            f"  bare {row['bare_bound_mib']:7.1f}"
         )
     return rows
 
@@ -196,7 +213,9 @@ def main() -> None:
     results = json.loads(RESULT.read_text()) if RESULT.is_file() else {"models": {}}
     if options.peaks:
         chosen = [] if options.models == MODELS else [str(one) for one in options.models]
-        results["peaks"] = peaks(chosen or ZOO)
+        known = {row["model"]: row for row in results.get("peaks", [])} if chosen else {}
+        known |= {row["model"]: row for row in peaks(chosen or ZOO)}
+        results["peaks"] = list(known.values())
         options.models = ()
     mode = "tf2onnx large_model" if options.large_model else "tf2onnx"
     for model in options.models:

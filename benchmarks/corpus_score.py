@@ -30,7 +30,7 @@ _LIMITS = ChildLimits(memory_mib=8192, time_s=300.0)
 _SCORE = "benchmarks.corpus_worker:score_item"
 _PING = "benchmarks.corpus_worker:ping"
 # The heaviest worker first, so that both cores are busy to the end.
-_ORDER = ("tf_frozen", "onnx", "keras_h5", "tf1_ckpt", "savedmodel", "tflite")
+_ORDER = ("tf_frozen", "onnx", "keras_h5", "tf1_ckpt", "savedmodel", "tflite", "caffe")
 
 Told = Callable[[Mapping[str, Any]], None]
 

@@ -19,8 +19,12 @@ from pipeline.sources.contract import ConvertRequest, Progress
 
 _DEFAULT_TOLERANCE = 1e-4  # where the manifest gives none
 _SHAPES_WANTED = "--inputs"  # in the hint of an error that asks for shapes
-_MODEL_FILE = {"tf_frozen": "net.pb", "keras_h5": "model.h5", "tflite": "model.tflite", "onnx": "model.onnx"}
-KINDS = ("onnx", "tflite", "tf_frozen", "tf1_ckpt", "savedmodel", "keras_h5")
+_MODEL_FILE = {
+    **{"tf_frozen": "net.pb", "keras_h5": "model.h5", "tflite": "model.tflite", "onnx": "model.onnx"},
+    **{"caffe": "net.prototxt"},
+}
+KINDS = ("onnx", "tflite", "tf_frozen", "tf1_ckpt", "savedmodel", "keras_h5", "caffe")
+_NAMED_BY_ROLE = frozenset({"keras_h5", "caffe"})  # their arrays are given in order, under no tensor's name
 
 
 class Status(StrEnum):
@@ -40,7 +44,7 @@ class ItemScore:
     name: str
     family: str
     kind: str
-    has_io: bool
+    has_io: bool  # there are references to compare with
     status: Status
     error: float | None  # the corpus's measure, worst output, ONNX Runtime without optimisation
     error_optimised: float | None  # the same with all of ONNX Runtime's optimisations
@@ -54,7 +58,7 @@ def score_item(item: Mapping[str, Any], corpus: str, _progress: Progress) -> dic
     """Score one item of the manifest."""
     started = time.perf_counter()
     folder = Path(corpus) / str(item["dir"])
-    arrays = _arrays(folder) if item["has_io"] else {}
+    arrays = _arrays(folder)
     request = request_of(item, folder, arrays)
     status, detail, errors, nodes = Status.PASSED, "", (None, None), None
     with tempfile.TemporaryDirectory() as aside:
@@ -63,7 +67,7 @@ def score_item(item: Mapping[str, Any], corpus: str, _progress: Progress) -> dic
             request, nodes = _convert(request, out, arrays)
             errors, status, detail = _judge(item, out, arrays)
         except FairleadError as error:
-            status, detail = _why(request), f"{type(error).__name__}: {error}"
+            status, detail = _why(item, request), f"{type(error).__name__}: {error}"
             if error.exit_code == 70:
                 status = Status.CRASHED
     gc.collect()
@@ -71,7 +75,7 @@ def score_item(item: Mapping[str, Any], corpus: str, _progress: Progress) -> dic
         name=str(item["name"]),
         family=str(item["family"]),
         kind=str(item["kind"]),
-        has_io=bool(item["has_io"]),
+        has_io=bool(arrays),
         status=status,
         error=errors[0],
         error_optimised=errors[1],
@@ -93,6 +97,8 @@ def request_of(item: Mapping[str, Any], folder: Path, arrays: Mapping[str, Any])
     else:
         model = folder / _MODEL_FILE[kind]
     fed = {key.removeprefix("in|"): array for key, array in arrays.items() if key.startswith("in|")}
+    if kind == "caffe":
+        return ConvertRequest(model=str(model), inputs=_shapes_in_order(model, list(fed.values())))
     shapeless = {_tensor(name) for name in spec.get("shapeless", ())}
     inputs: dict[str, tuple[int, ...] | None] = {}
     for name in spec.get("inputs", ()):
@@ -125,9 +131,27 @@ def _shapes_of_untold(model: Path, fed: Mapping[str, Any]) -> dict[str, tuple[in
     }
 
 
+def _shapes_in_order(prototxt: Path, fed: list[Any]) -> dict[str, tuple[int, ...] | None]:
+    """Shapes of the data for a Caffe net's inputs, which the files name by number."""
+    from pipeline.sources.caffe_model import files_of
+    from targets.caffe.read import read_net
+
+    if not fed:
+        return {}
+    inputs = read_net(*files_of(prototxt)).inputs
+    return {name: array.shape for name, array in zip(inputs, fed, strict=True)}
+
+
 def _arrays(folder: Path) -> dict[str, Any]:
-    with np.load(folder / "io.npz", allow_pickle=False) as stored:
-        return {key: stored[key] for key in stored}
+    """Inputs and references: ``io.npz``, or Caffe's ``in_0.npy`` … and ``out.npy``; empty: there are none."""
+    if (folder / "io.npz").is_file():
+        with np.load(folder / "io.npz", allow_pickle=False) as stored:
+            return {key: stored[key] for key in stored}
+    if not (folder / "out.npy").is_file():
+        return {}
+    files = {f"in|{file.stem}": file for file in sorted(folder.glob("in_*.npy"))}
+    files["out|out"] = folder / "out.npy"
+    return {key: np.load(file, allow_pickle=False) for key, file in files.items()}
 
 
 def _tolerance(item: Mapping[str, Any]) -> float:
@@ -154,7 +178,7 @@ def _convert(request: ConvertRequest, out: Path, arrays: Mapping[str, Any]) -> t
 def _judge(
     item: Mapping[str, Any], model: Path, arrays: Mapping[str, Any]
 ) -> tuple[tuple[float | None, float | None], Status, str]:
-    if not item["has_io"]:
+    if not arrays:
         return (None, None), Status.PASSED, "agrees with its own framework"
     worst: list[float] = []
     passed, detail = True, ""
@@ -195,8 +219,8 @@ def _compare(
 
 
 def _named(arrays: Mapping[str, Any], names: list[str], item: Mapping[str, Any], role: str) -> dict[str, Any]:
-    """``arrays`` under the model's tensor names. Keras items name their arrays only by role, so by order."""
-    if item["kind"] == "keras_h5" and len(arrays) == len(names):
+    """``arrays`` under the model's tensor names; where they are named only by role, by order."""
+    if item["kind"] in _NAMED_BY_ROLE and len(arrays) == len(names):
         return dict(zip(names, arrays.values(), strict=True))
     known = {_bare(name): name for name in names}
     renamed = {known[_bare(name)]: array for name, array in arrays.items() if _bare(name) in known}
@@ -211,8 +235,10 @@ def _bare(name: str) -> str:
     return name.removesuffix(":0")
 
 
-def _why(request: ConvertRequest) -> Status:
+def _why(item: Mapping[str, Any], request: ConvertRequest) -> Status:
     """Whether the source's own framework rejects the model as well."""
+    if item["kind"] == "caffe":
+        return _why_caffe(request)
     from pipeline.sources import check_feeds
     from pipeline.sources.sessions import open_native
 
@@ -229,6 +255,25 @@ def _why(request: ConvertRequest) -> Status:
     except Exception:
         return Status.REJECTED
     return Status.REJECTED
+
+
+def _why_caffe(request: ConvertRequest) -> Status:
+    """Whether OpenCV, which stands in for Caffe, rejects the net as well."""
+    import cv2
+
+    from pipeline.sources.caffe_model import files_of
+    from targets.caffe.read import read_net
+
+    prototxt, caffemodel = files_of(Path(request.model))
+    shapes = {**read_net(prototxt, None).inputs, **request.inputs}
+    try:
+        net = cv2.dnn.readNetFromCaffe(*(str(file) for file in (prototxt, caffemodel) if file is not None))
+        for name, shape in shapes.items():
+            net.setInput(np.zeros(shape or (), np.float32), name)
+        net.forward()
+    except cv2.error:
+        return Status.REJECTED
+    return Status.REFUSED
 
 
 def ping(_progress: Progress) -> str:

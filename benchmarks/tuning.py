@@ -27,6 +27,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
+import numpy as np
+
 from benchmarks.zoo import REPOSITORY, built, network
 from optim.contract import Feeds
 from optim.model import load
@@ -35,12 +37,12 @@ from pipeline.bench.candidates import cpu_candidates, refinements
 from pipeline.bench.contender import Contender
 from pipeline.bench.host import environment
 from pipeline.bench.measure import Field, Schedule, usable_cpus
-from pipeline.bench.records import BenchmarkRecord, TuneRecord
-from pipeline.bench.stats import Groups, compare_groups
-from pipeline.bench.study import benchmark
+from pipeline.bench.records import TuneRecord
+from pipeline.bench.stats import Groups, compare_groups, judge
+from pipeline.bench.study import LEAST_EFFECT, calibration
 from pipeline.bench.tune import Race, tune
 from pipeline.bench.tune_model import parity_on
-from pipeline.config import BenchmarkConfig, TuneConfig
+from pipeline.config import TuneConfig
 from pipeline.stages.optimize import optimize_file
 from targets.closeness import Gate
 from targets.reference import OrtSession
@@ -136,9 +138,16 @@ def exhaustive(chosen: Subject, seconds: float) -> dict[str, Any]:
     }
 
 
-def _timed(contenders: Sequence[Contender], feeds: Feeds, seconds: float, *, seed: int) -> Groups:
+def _timed(
+    contenders: Sequence[Contender],
+    feeds: Feeds,
+    seconds: float,
+    *,
+    seed: int,
+    processes: int = SEARCH_PROCESSES,
+) -> Groups:
     schedule = Schedule(seconds, 3 * seconds + 1, min_samples=20, seed=seed)
-    with Field(contenders, {c.name: SEARCH_PROCESSES for c in contenders}) as field:
+    with Field(contenders, {c.name: processes for c in contenders}) as field:
         timed, _refused = field.measure(feeds, schedule)
     return {name: [t.blocks for t in group] for name, group in timed.items()}
 
@@ -205,29 +214,24 @@ def _described(record: TuneRecord) -> dict[str, Any]:
     }
 
 
-def _final(chosen: Subject, field: Mapping[str, Contender], seconds: float) -> BenchmarkRecord:
+def _final(chosen: Subject, field: Mapping[str, Contender], seconds: float) -> Groups:
     """All in fresh processes, interleaved; one contender under two names is measured twice."""
     named = [one.model_copy(update={"name": name}) for name, one in field.items()]
-    config = BenchmarkConfig(min_duration_s=seconds, max_duration_s=3 * seconds + 1, min_samples=50)
-    return benchmark(named, config, {1: chosen.feeds}, processes=FINAL_PROCESSES)
+    return _timed(named, chosen.feeds, seconds, seed=1000, processes=FINAL_PROCESSES)
 
 
-def _ratio(record: BenchmarkRecord, one: str, other: str) -> dict[str, Any]:
+def _ratio(groups: Groups, one: str, other: str) -> dict[str, Any]:
     """Latency of ``one`` over that of ``other``, with the interval and the verdict on ``one``."""
-    words = {"faster": "slower", "slower": "faster"}
-    for c in record.comparisons:
-        if (c.a, c.b) == (other, one):
-            return {"ratio": c.ratio, "interval": list(c.interval), "verdict": c.verdict}
-        if (c.a, c.b) == (one, other):
-            interval = [1 / c.interval[1], 1 / c.interval[0]]
-            return {"ratio": 1 / c.ratio, "interval": interval, "verdict": words.get(c.verdict, c.verdict)}
-    raise SystemExit(f"{one} and {other} were not compared: {record.skipped}")
+    ratio = compare_groups(groups, other, one)
+    verdict = judge(ratio, calibration(groups), least_effect=LEAST_EFFECT)
+    return {"ratio": ratio.value, "interval": [ratio.low, ratio.high], "verdict": verdict}
 
 
-def _levels(record: BenchmarkRecord) -> dict[str, Any]:
+def _levels(groups: Groups) -> dict[str, float]:
+    """Median over the processes of each contender, in milliseconds."""
     return {
-        r.contender: {"latency_ms": r.latency_ms, "interval_ms": r.interval_ms, "grade": r.grade}
-        for r in record.results
+        name: float(np.median([np.median(np.concatenate(list(blocks))) for blocks in processes]))
+        for name, processes in groups.items()
     }
 
 

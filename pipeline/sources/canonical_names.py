@@ -12,7 +12,7 @@ from collections.abc import Iterator
 
 import onnx_ir as ir
 
-_NUMBERED = re.compile(r"^(.*?)__\d+((?::\d+)?)$")
+_NUMBERED = re.compile(r"^(.*?)(?:__\d+)+((?::\d+)?)$")  # numbered twice where inserted twice
 _DIMENSION = re.compile(r"^unk__\d+$")
 
 

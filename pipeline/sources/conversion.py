@@ -7,6 +7,7 @@ would hold the weights at the same time.
 
 from __future__ import annotations
 
+import gc
 import shutil
 import tempfile
 import time
@@ -19,7 +20,7 @@ import onnx_ir as ir
 from optim import model as onnx_file
 from optim.errors import UserError
 from optim.passes.sign_pool_borders import SignPoolBorders
-from pipeline.sources.catalog import source_of
+from pipeline.sources.catalog import source_for
 from pipeline.sources.check_optimised import check_optimised
 from pipeline.sources.checks import Reference, check_file, check_graph, run_source
 from pipeline.sources.child import Child, ChildLimits
@@ -37,7 +38,7 @@ from pipeline.sources.detect import detect
 from pipeline.sources.edge_layout import change_edge_layout, edge_session
 from pipeline.sources.sessions import keep_source
 from pipeline.sources.warm_child import KEPT_WEIGHT_BYTES, WarmChild
-from pipeline.sources.write_model import Written, read_skeleton, skeleton, write_model
+from pipeline.sources.write_model import Written, mapped, read_skeleton, skeleton, write_model
 
 # With oneDNN, TensorFlow takes memory in doubling blocks and never gives it back; without, a conversion holds
 # its weights once. glibc, too, keeps what was freed once it has seen large blocks, unless the size from which
@@ -133,9 +134,11 @@ def draft_here(request: ConvertRequest, file: Path, progress: Progress = no_prog
     """Convert the model to ``file`` and run the source on the inputs of the check, in this process."""
     started = time.perf_counter()
     source_format = detect(request.model)
-    source = source_of(source_format)
     progress(f"read {source_format.value}", 0.02)
+    source = source_for(request, source_format)
+    imported = time.perf_counter()
     converted = source.convert(request, _part(progress, 0.05, 0.7))
+    gc.collect()  # the converter's graphs refer to themselves; the source runs in what they held
     loaded = time.perf_counter()
     model = converted.model
     native = _layout_of(source_format, converted)
@@ -159,6 +162,7 @@ def draft_here(request: ConvertRequest, file: Path, progress: Progress = no_prog
         keep_source(request.model, source)
     seconds = {
         **converted.seconds,
+        "load": imported - started + converted.seconds.get("load", 0.0),
         "check": checked - loaded,
         "parity": time.perf_counter() - checked,
         "total": time.perf_counter() - started,
@@ -198,7 +202,8 @@ def check_here(draft: Draft, progress: Progress = no_progress) -> Checked:
     file, model = draft.written.file, read_skeleton(draft.skeleton)
     parity = check_file(file, model, draft.references, draft.conversion.layers, draft.tolerance)
     progress("compare with the runtime's optimisations", 0.5)
-    notes = check_optimised(file, model, draft.references, draft.tolerance)
+    with mapped(draft.written, draft.skeleton) as light:
+        notes = check_optimised(light, model, draft.references, draft.tolerance)
     fingerprint = onnx_file.sha256(file)
     return Checked(parity, notes, fingerprint, time.perf_counter() - started)
 

@@ -9,8 +9,9 @@ from typing import Self
 import numpy as np
 
 from optim.contract import Array, Feeds, Outputs, TensorSpec
-from optim.errors import UserError
+from optim.errors import UnsupportedModelError, UserError
 from pipeline.sources.contract import AnyLayer, ConvertRequest
+from pipeline.sources.float64_values import RunsInFloat64
 from pipeline.sources.layer_values import ShowsLayers
 from targets.contract import Session
 
@@ -67,6 +68,12 @@ class FrozenInputsSession:
 
     def run(self, feeds: Feeds) -> Outputs:
         return self._session.run({**feeds, **self._frozen})
+
+    def run_float64(self, feeds: Feeds) -> Outputs:
+        """Outputs in float64; raises UnsupportedModelError where the framework cannot."""
+        if not isinstance(self._session, RunsInFloat64):
+            raise UnsupportedModelError("its framework has no float64 run")
+        return self._session.run_float64({**feeds, **self._frozen})
 
     def layer_values(self, feeds: Feeds, layers: Collection[AnyLayer]) -> dict[str, Array]:
         """Values of inner layers by name, where the session inside shows them."""

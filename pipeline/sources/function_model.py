@@ -15,9 +15,10 @@ from optim.errors import UserError
 from pipeline.sources.contract import Converted, ConvertRequest, Frozen, Progress
 from pipeline.sources.frozen_inputs import asked_value, with_frozen_inputs
 from pipeline.sources.tf.convert import convert_function
+from pipeline.sources.tf.double_precision import DoubleGraph
 from pipeline.sources.tf.fold import static_shapes
 from pipeline.sources.tf.function_graph import graph_of_function
-from pipeline.sources.tf.graph import node_of
+from pipeline.sources.tf.graph import Edge, TfGraph, node_of
 from pipeline.sources.tf.graph_layers import graph_layers
 from pipeline.sources.tf.request import asked, shaped
 from pipeline.sources.tf.switches import freeze_switches
@@ -184,6 +185,7 @@ class FunctionSession:
 
     def __init__(self, model: FunctionModel, request: ConvertRequest) -> None:
         self._model = model
+        self._double: DoubleGraph | None = None
         self._chosen = _chosen(model, request)
         self._inputs = tuple(
             TensorSpec(one.name, one.dtype, shaped(one.name, dims_of(model.tensors[one.name]), request))
@@ -229,6 +231,21 @@ class FunctionSession:
             raise UserError(f"TensorFlow rejects the inputs: {str(error)[:400]}") from error
         flat = flat_outputs(self._model, result)
         return {name: np.asarray(flat[i]) for i, name in self._chosen}
+
+    def run_float64(self, feeds: Feeds) -> Outputs:
+        """Outputs in float64; raises UnsupportedModelError where TensorFlow cannot."""
+        if self._double is None:
+            graph = graph_of_function(self._model.function)
+            names = {tensor.name: name for name, tensor in self._model.tensors.items()}
+            self._double = DoubleGraph(
+                TfGraph(
+                    graph.graph_def,
+                    tuple(Edge(tensor, names[tensor]) for tensor in graph.inputs),
+                    tuple(Edge(graph.outputs[i], name) for i, name in self._chosen),
+                    graph.weights,
+                )
+            )
+        return self._double.run(feeds)
 
     def close(self) -> None:
         """Nothing to release before the process ends."""

@@ -16,13 +16,13 @@ from optim.errors import FairleadError, UnsupportedModelError, UserError
 from pipeline.sources.contract import Converted, ConvertRequest, Progress, no_progress
 from pipeline.sources.frozen_inputs import with_frozen_inputs
 from pipeline.sources.keras_model import KerasSession, convert_keras
-from pipeline.sources.keras_slices import weights_in_slices
 from pipeline.sources.keras_trust import (
     refuse_code,
     refuse_escapes,
     refuse_outside_storage,
     refuse_stored_references,
 )
+from pipeline.sources.keras_weights import weights_by_reference
 from targets.contract import Session
 
 _WEIGHTS = "model.weights.h5"
@@ -97,7 +97,7 @@ def _load_lean(path: Path, config: Any, request: ConvertRequest) -> Any:
         with archive.open(_WEIGHTS) as stored, weights.open("wb") as copy:
             shutil.copyfileobj(stored, copy, 1 << 20)
         refuse_outside_storage(weights, where=f"{path}/{_WEIGHTS}")
-        with weights_in_slices():
+        with weights_by_reference():
             model.load_weights(weights)
     return model
 
@@ -127,11 +127,11 @@ def load_trusted(path: Path, request: ConvertRequest, where: Path | None = None)
     """
     import keras
 
-    return _telling_apart(
-        lambda: keras.models.load_model(path, compile=False, safe_mode=not request.allow_custom_code),
-        where or path,
-        request,
-    )
+    def load() -> Any:
+        with weights_by_reference():
+            return keras.models.load_model(path, compile=False, safe_mode=not request.allow_custom_code)
+
+    return _telling_apart(load, where or path, request)
 
 
 def _telling_apart(load: Callable[[], Any], where: Path, request: ConvertRequest) -> Any:

@@ -15,10 +15,14 @@ import numpy as np
 from optim.contract import Array, Feeds, Outputs, TensorSpec
 from optim.errors import UnsupportedModelError, UserError
 from pipeline.sources.contract import AnyLayer, Converted, ConvertRequest, Progress, no_progress
+from pipeline.sources.keras_channels_first import convolutions_channels_last
 from pipeline.sources.keras_layers import LayerTrace, source_layers
 from pipeline.sources.keras_resizes import free_resizes
 from pipeline.sources.layer_values import keras_layer_values
 from pipeline.sources.tf.convert import convert_function
+from pipeline.sources.tf.double_precision import DoubleGraph
+from pipeline.sources.tf.function_graph import graph_of_function
+from pipeline.sources.tf.graph import Edge, TfGraph
 from pipeline.sources.tf.request import shaped
 from targets.contract import Session
 
@@ -48,7 +52,7 @@ class KerasCall:
         packed = tensors[0] if len(tensors) == 1 else list(tensors)
         if structure is not None:
             packed = tf.nest.pack_sequence_as(structure, list(tensors))
-        with free_resizes():
+        with free_resizes(), convolutions_channels_last():
             flat: list[Any] = tf.nest.flatten(self.model(packed, training=False))
         return flat
 
@@ -240,6 +244,7 @@ class KerasSession(Session):
         self._inputs = tuple(TensorSpec(one.name, one.dtype, one.shape) for one in self._call.inputs)
         self._output_specs: tuple[TensorSpec, ...] | None = None
         self._function: Any = None
+        self._double: DoubleGraph | None = None
 
     def _compiled(self) -> Any:
         """The model as one graph: how TensorFlow is deployed, and many times faster than layer by layer."""
@@ -287,6 +292,23 @@ class KerasSession(Session):
         except (tf.errors.OpError, ValueError, TypeError) as error:
             raise UserError(f"the Keras model rejects the inputs: {str(error)[:400]}") from error
         return {name: np.asarray(flat[i]) for i, name in self._chosen}
+
+    def run_float64(self, feeds: Feeds) -> Outputs:
+        """Outputs in float64; raises UnsupportedModelError where TensorFlow cannot."""
+        if stateful_layers(self._call.model):
+            raise UnsupportedModelError("layers that carry a state keep it in float32")
+        if self._double is None:
+            graph = graph_of_function(self._compiled().get_concrete_function())
+            inputs = zip(graph.inputs, self._call.inputs, strict=True)
+            self._double = DoubleGraph(
+                TfGraph(
+                    graph.graph_def,
+                    tuple(Edge(tensor, one.name) for tensor, one in inputs),
+                    tuple(Edge(graph.outputs[i], name) for i, name in self._chosen),
+                    graph.weights,
+                )
+            )
+        return self._double.run(feeds)
 
     def layer_values(self, feeds: Feeds, layers: Collection[AnyLayer]) -> dict[str, Array]:
         """What the layers return, by name."""

@@ -1,8 +1,8 @@
 """Stored configs of Keras 1 and 2, brought to what Keras 3 reads.
 
-Only what Keras 3 refuses is changed, so that a config it reads stays as it is: keys that no longer exist
-and carry nothing that inference needs are dropped, renamed keys are renamed, old forms are rewrapped.
-What is not known to be harmless is left for Keras to refuse.
+Only what Keras 3 refuses or reads as something else is changed, so that a config it reads stays as it is:
+keys that no longer exist and carry nothing that inference needs are dropped, renamed keys are renamed, old
+forms are rewrapped. What is not known to be harmless is left for Keras to refuse, or refused by name.
 """
 
 from __future__ import annotations
@@ -10,53 +10,29 @@ from __future__ import annotations
 import copy
 from typing import Any, TypeAlias
 
+from pipeline.sources import keras_one
+from pipeline.sources.keras_nodes import rewrite_nodes
+from pipeline.sources.keras_refusal import lost_layer
+
 Config: TypeAlias = dict[str, Any]
 
 # Initialisers, regularisers and constraints shape training only: the weights are stored.
-_TRAINING_ONLY = (
-    "initializer", "regularizer", "constraint", "init", "W_regularizer", "b_regularizer", "W_constraint",
-    "b_constraint",
-)  # fmt: skip
+_TRAINING_SUFFIXES = ("initializer", "regularizer", "constraint")
+_TRAINING_KEYS = ("init", "inner_init", "forget_bias_init", "beta_init", "gamma_init", "W_regularizer",
+                  "U_regularizer", "b_regularizer", "W_constraint", "U_constraint",
+                  "b_constraint")  # fmt: skip
 _HARMLESS_INITIALIZER = "zeros"
-# Keras 1 name → Keras 2/3 name (https://github.com/keras-team/keras/wiki/Keras-2.0-release-notes).
-_RENAMED = {
-    "output_dim": "units",
-    "nb_filter": "filters",
-    "subsample": "strides",
-    "border_mode": "padding",
-    "bias": "use_bias",
-    "dim_ordering": "data_format",
-    "atrous_rate": "dilation_rate",
-    "inner_activation": "recurrent_activation",
-    "p": "rate",
-    "sigma": "stddev",
-    "consume_less": None,
-    "input_dtype": None,
-}
-_RENAMED_IN = {
-    "p": {
-        "Dropout",
-        "SpatialDropout1D",
-        "SpatialDropout2D",
-        "SpatialDropout3D",
-        "GaussianDropout",
-        "AlphaDropout",
-    },
-    "sigma": {"GaussianNoise"},
-    "output_dim": {"Dense", "LSTM", "GRU", "SimpleRNN"},
-}
 _CLASSES = {
-    "Convolution1D": "Conv1D",
-    "Convolution2D": "Conv2D",
-    "Convolution3D": "Conv3D",
-    "Deconvolution2D": "Conv2DTranspose",
-    "AtrousConvolution2D": "Conv2D",
-    "SeparableConvolution2D": "SeparableConv2D",
     "BatchNormalizationV1": "BatchNormalization",
     "BatchNormalizationV2": "BatchNormalization",
+    "CuDNNGRU": "GRU",
+    "CuDNNLSTM": "LSTM",
+    "GRUV2": "GRU",
+    "LSTMV2": "LSTM",
     "Model": "Functional",
+    "SyncBatchNormalization": "BatchNormalization",
+    "ThresholdedReLU": "ReLU",
 }
-_ORDERINGS = {"tf": "channels_last", "th": "channels_first"}
 # Keys that old layers wrote and Keras 3 does not know.
 _GONE: dict[str, tuple[str, ...]] = {
     "DepthwiseConv2D": ("groups", "filters"),
@@ -67,9 +43,14 @@ _GONE: dict[str, tuple[str, ...]] = {
     "InputLayer": ("ragged",),
     "LSTM": ("time_major", "implementation"),
     "GRU": ("time_major", "implementation"),
-    "SimpleRNN": ("time_major",),
+    "SimpleRNN": ("time_major", "implementation"),
+    "ConvLSTM2D": ("time_major", "implementation"),
+    "RNN": ("time_major", "implementation"),
     "Bidirectional": ("input_dim",),
+    "MultiHeadAttention": ("query_shape", "key_shape", "value_shape"),
 }  # fmt: skip
+_AXES = frozenset({"LayerNormalization", "Normalization", "Softmax", "UnitNormalization"})
+_INNER = ("layer", "backward_layer", "forward_layer", "cell")
 
 
 def repair_config(config: Config, version: str) -> tuple[Config, tuple[str, ...]]:
@@ -78,31 +59,61 @@ def repair_config(config: Config, version: str) -> tuple[Config, tuple[str, ...]
     Args:
         config: as stored in the file.
         version: the ``keras_version`` stored beside it.
+
+    Raises:
+        UnsupportedModelError: a layer computed what no later version does; names it.
     """
     repaired = copy.deepcopy(config)
     notes: dict[str, None] = {}
-    if version.startswith("3"):
+    if is_current(version):
         return repaired, ()
-    _walk(repaired, notes)
+    if repaired.get("class_name") == "Graph":
+        raise lost_layer("Graph", "model", "the container Graph of Keras 0 and 1 is not read",
+                         "rebuild it with the functional API of Keras 1 and save it again")  # fmt: skip
+    _walk(repaired, notes, first=is_first_version(version))
     return repaired, tuple(f"config of Keras {version} repaired: {note}" for note in notes)
 
 
-def _walk(value: Any, notes: dict[str, None]) -> None:
-    if isinstance(value, dict):
-        class_name = value.get("class_name")
-        if isinstance(class_name, str):
-            if class_name == "Sequential" and isinstance(value.get("config"), list):
-                value["config"] = {"name": "sequential", "layers": value["config"]}
-                notes["Sequential as a plain list"] = None
-            if class_name == "Sequential":
-                _lift_input(value["config"], notes)
-            if isinstance(value.get("config"), dict) and "name" in value["config"]:
-                _repair_layer(value, notes)
-        for inner in value.values():
-            _walk(inner, notes)
-    elif isinstance(value, list):
+def is_current(version: str) -> bool:
+    """Whether a ``keras_version`` is one of Keras 3."""
+    return version.split(".", maxsplit=1)[0] == "3"
+
+
+def is_first_version(version: str) -> bool:
+    """Whether a ``keras_version`` is one of Keras 1 (or older, where it is not stored)."""
+    return version.split(".", maxsplit=1)[0] in ("0", "1")
+
+
+def _walk(value: Any, notes: dict[str, None], *, first: bool) -> None:
+    """Repair what ``value`` holds, the innermost first."""
+    if isinstance(value, list):
         for inner in value:
-            _walk(inner, notes)
+            _walk(inner, notes, first=first)
+    elif isinstance(value, dict):
+        is_object = isinstance(value.get("class_name"), str)
+        if is_object and value["class_name"] == "Sequential":
+            _open_sequential(value, notes, first=first)
+        for inner in value.values():
+            _walk(inner, notes, first=first)
+        config = value.get("config")
+        if is_object and isinstance(config, dict) and "name" in config:
+            _repair_layer(value, notes)
+            if "input_layers" in config and isinstance(config.get("layers"), list):
+                rewrite_nodes(config, notes)
+
+
+def _open_sequential(model: Config, notes: dict[str, None], *, first: bool) -> None:
+    """A Sequential as it is stored from Keras 2.2 on: a dict that begins with an InputLayer."""
+    if isinstance(model.get("config"), list):
+        flat = keras_one.flattened(model["config"]) if first else None
+        if flat is not None:
+            model["class_name"], model["config"] = "Functional", flat
+            notes["Sequential that begins with models is one model of all their layers"] = None
+            return
+        model["config"] = {"name": "sequential", "layers": model["config"]}
+        notes["Sequential as a plain list"] = None
+    if isinstance(model.get("config"), dict):
+        _lift_input(model["config"], notes)
 
 
 def _lift_input(config: Config, notes: dict[str, None]) -> None:
@@ -115,36 +126,103 @@ def _lift_input(config: Config, notes: dict[str, None]) -> None:
         return
     shape = first.pop("batch_input_shape")
     name = f"{first.get('name', 'input')}_input"
-    entry = {"name": name, "batch_shape": shape, "dtype": first.get("dtype", "float32")}
+    dtype = first.pop("input_dtype", None) or first.get("dtype", "float32")
+    entry = {"name": name, "batch_shape": shape, "dtype": dtype}
     layers.insert(0, {"class_name": "InputLayer", "config": entry})
     notes["the input shape of the first layer is an InputLayer"] = None
 
 
 def _repair_layer(layer: Config, notes: dict[str, None]) -> None:
     config: Config = layer["config"]
-    renamed_class = _CLASSES.get(layer["class_name"])
+    if layer["class_name"] == "InputLayer" and config.get("input_dtype"):
+        config["dtype"] = config.pop("input_dtype")
+        notes["'input_dtype' is 'dtype'"] = None
+    keras_one.in_newer_words(layer, notes)
+    config = layer["config"]
+    stored_class = str(layer["class_name"])
+    renamed_class = _CLASSES.get(stored_class)
     if renamed_class is not None and (renamed_class != "Functional" or "layers" not in config):
-        notes[f"{layer['class_name']} is {renamed_class}"] = None
+        notes[f"{stored_class} is {renamed_class}"] = None
+        layer["class_name"] = renamed_class
+    elif renamed_class == "Functional":
         layer["class_name"] = renamed_class
     name = str(layer["class_name"])
-    _join_kernel_sizes(config, notes)
-    for old, new in _RENAMED.items():
-        if old not in config or (old in _RENAMED_IN and name not in _RENAMED_IN[old]):
-            continue
-        stored = config.pop(old)
-        notes[f"'{old}' is '{new}'" if new else f"'{old}' dropped"] = None
-        if new is not None:
-            config.setdefault(new, stored)
-    if config.get("data_format") in _ORDERINGS:
-        config["data_format"] = _ORDERINGS[config["data_format"]]
+    _unwrap_numbers(config, notes)
+    if stored_class == "ThresholdedReLU":
+        config["threshold"] = config.pop("theta", 1.0)
+    if name == "GRU" and "reset_after" not in config:
+        # Files without the key are older than it; Keras 3 would take the newer form for them.
+        config["reset_after"] = stored_class == "CuDNNGRU"
+        notes[f"GRU.reset_after is {config['reset_after']}, as before the key existed"] = None
     for key in _GONE.get(name, ()):
         if key in config and _harmless(key, config[key]):
             del config[key]
             notes[f"{name}.{key} dropped"] = None
     _drop_training_only(config, notes)
-    if name == "BatchNormalization" and isinstance(config.get("axis"), list) and len(config["axis"]) == 1:
-        config["axis"] = config["axis"][0]
+    _repair_axis(layer, notes)
+    _refuse_local_forms(name, config)
+    _name_modules(config, notes)
+
+
+def _repair_axis(layer: Config, notes: dict[str, None]) -> None:
+    config, name = layer["config"], str(layer["class_name"])
+    axis = config.get("axis")
+    if not isinstance(axis, list):
+        return
+    if len(axis) == 1 and name == "BatchNormalization":
+        config["axis"] = axis[0]
         notes["BatchNormalization.axis as a list"] = None
+    elif len(axis) > 1 and name in _AXES:
+        # The loader of .h5 files forgets several axes; see keras_old_layers.
+        layer["class_name"] = "AxesOf"
+        config["kind"], config["axes"] = name, config.pop("axis")
+        notes[f"{name} over several axes"] = None
+
+
+def _refuse_local_forms(name: str, config: Config) -> None:
+    if name in ("LocallyConnected1D", "LocallyConnected2D"):
+        form = config.get("implementation", 1)
+        if form != 1 or config.get("padding", "valid") != "valid":
+            raise lost_layer(
+                name,
+                str(config["name"]),
+                f"weights in the form of implementation {form} are not read",
+                "save the layer with implementation=1 and padding='valid'",
+            )
+
+
+def _unwrap_numbers(config: Config, notes: dict[str, None]) -> None:
+    """Scalars that came from NumPy: {"type": "ndarray", "value": 0.3}."""
+    for key, value in config.items():
+        if isinstance(value, dict) and value.get("type") == "ndarray" and "value" in value:
+            config[key] = value["value"]
+            notes[f"'{key}' stored as an array"] = None
+
+
+def _name_modules(config: Config, notes: dict[str, None]) -> None:
+    """Layers inside wrappers are looked up by module; old files name none."""
+    for key in _INNER:
+        _name_module(config.get(key), notes)
+    for cell in config.get("cells") or ():
+        _name_module(cell, notes)
+
+
+def _name_module(inner: Any, notes: dict[str, None]) -> None:
+    if not isinstance(inner, dict) or not isinstance(inner.get("class_name"), str) or "module" in inner:
+        return
+    own = inner["class_name"] in OWN_CLASSES
+    inner["module"] = None if own else "keras.models" if _is_model(inner) else "keras.layers"
+    inner["registered_name"] = f"fairlead>{inner['class_name']}" if own else inner["class_name"]
+    notes["layers inside wrappers name their module"] = None
+
+
+def _is_model(stored: Config) -> bool:
+    return stored["class_name"] in ("Functional", "Sequential", "Model")
+
+
+# Classes in ``keras_old_layers``.
+OWN_CLASSES = frozenset({"AxesOf", "Highway", "LocallyConnected1D", "LocallyConnected2D", "MaxoutDense",
+                         "RandomFourierFeatures", "SlicingOpLambda", "TFOpLambda"})  # fmt: skip
 
 
 def _harmless(key: str, value: Any) -> bool:
@@ -156,30 +234,13 @@ def _harmless(key: str, value: Any) -> bool:
     return True
 
 
-def _join_kernel_sizes(config: Config, notes: dict[str, None]) -> None:
-    if "nb_row" in config and "nb_col" in config:
-        config["kernel_size"] = [config.pop("nb_row"), config.pop("nb_col")]
-        notes["'nb_row', 'nb_col' are 'kernel_size'"] = None
-    if "filter_length" in config:
-        config["kernel_size"] = [config.pop("filter_length")]
-        notes["'filter_length' is 'kernel_size'"] = None
-    if "pool_length" in config:
-        config["pool_size"] = config.pop("pool_length")
-    if config.get("strides") is None and "stride" in config:
-        config["strides"] = config.pop("stride")
-
-
 def _drop_training_only(config: Config, notes: dict[str, None]) -> None:
     for key in list(config):
-        if not key.endswith(_TRAINING_ONLY[:3]) and key not in _TRAINING_ONLY:
-            continue
         value = config[key]
-        if key in _TRAINING_ONLY[3:]:
+        if key in _TRAINING_KEYS:
             del config[key]
-            notes["initialisers and regularisers of training dropped"] = None
-        elif isinstance(value, dict):
-            if key.endswith("initializer"):
-                config[key] = _HARMLESS_INITIALIZER
-            else:
-                config[key] = None
-            notes["initialisers and regularisers of training dropped"] = None
+        elif key.endswith(_TRAINING_SUFFIXES) and isinstance(value, dict):
+            config[key] = _HARMLESS_INITIALIZER if key.endswith("initializer") else None
+        else:
+            continue
+        notes["initialisers and regularisers of training dropped"] = None

@@ -22,6 +22,9 @@ from pipeline.sources.contract import ConvertRequest
 from pipeline.sources.onnx_exporters import repair_exporter_faults
 from pipeline.sources.onnx_load import load_untrusted
 from pipeline.sources.onnx_signature import apply_request, lift_weights
+from targets.reference import Float64Session
+
+OLDEST_EVALUATED = 7  # the oldest opset that broadcasts as NumPy does
 
 Run = Callable[[Mapping[str, Array]], list[Array]]
 
@@ -31,11 +34,9 @@ class OnnxSession:
 
     def __init__(self, request: ConvertRequest) -> None:
         path = Path(request.model)
-        model = load_untrusted(path)
-        lift_weights(model, keep=frozenset(request.inputs))
-        repaired = repair_exporter_faults(model)
-        apply_request(model, request)
-        cut = bool(request.outputs or request.freeze or request.inputs or repaired)
+        self._request = request
+        self._double: Float64Session | None = None
+        model, cut = _read(request)
         self._inputs = tuple(map(_spec, model.graph.inputs))
         self._outputs = tuple(map(_spec, model.graph.outputs))
         self._run: Run | None = _open(path, model if cut else None, self.output_names)
@@ -72,9 +73,27 @@ class OnnxSession:
             raise UserError(f"the model cannot run on these inputs: {error}", where="inputs") from error
         return dict(zip(self.output_names, results, strict=True))
 
+    def run_float64(self, feeds: Feeds) -> Outputs:
+        """Outputs of the file's own graph, before it is brought to another opset, in float64.
+
+        Raises:
+            UnsupportedModelError: its opset is older than our evaluator reads, or an operator has no float64
+                form.
+        """
+        if self._double is None:
+            model, _ = _read(self._request)
+            opset = model.opset_imports.get("", 1)
+            if opset < OLDEST_EVALUATED:
+                raise UnsupportedModelError(
+                    f"the float64 evaluator reads opset {OLDEST_EVALUATED} and newer, this file is of {opset}"
+                )
+            self._double = Float64Session(model)
+        with np.errstate(all="ignore"):
+            return self._double.run(feeds)
+
     def close(self) -> None:
         """Free the runtime."""
-        self._run = None
+        self._run = self._double = None
 
     def __enter__(self) -> Self:
         return self
@@ -83,6 +102,15 @@ class OnnxSession:
         self, exc_type: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _read(request: ConvertRequest) -> tuple[ir.Model, bool]:
+    """The file's graph, cut and frozen as asked, and whether it is another than the file's."""
+    model = load_untrusted(Path(request.model))
+    lift_weights(model, keep=frozenset(request.inputs))
+    repaired = repair_exporter_faults(model)
+    apply_request(model, request)
+    return model, bool(request.outputs or request.freeze or request.inputs or repaired)
 
 
 def _open(path: Path, changed: ir.Model | None, outputs: list[str]) -> Run:

@@ -7,16 +7,19 @@ from types import TracebackType
 from typing import Self
 
 from optim.contract import Array, Feeds, Outputs, TensorSpec
-from pipeline.sources.catalog import source_of
+from optim.errors import UnsupportedModelError
+from pipeline.sources.catalog import source_for
 from pipeline.sources.child import Child, ChildLimits
 from pipeline.sources.contract import AnyLayer, ConvertRequest, Progress, Source
 from pipeline.sources.detect import detect
+from pipeline.sources.float64_values import RunsInFloat64
 from pipeline.sources.layer_values import ShowsLayers
 from pipeline.sources.warm_child import WarmChild
 from targets.contract import Session
 
 _OPEN = "pipeline.sources.sessions:_open_here"
 _RUN = "pipeline.sources.sessions:_run_here"
+_FLOAT64 = "pipeline.sources.sessions:_float64_here"
 _LAYERS = "pipeline.sources.sessions:_layers_here"
 
 
@@ -26,7 +29,7 @@ def open_native(request: ConvertRequest) -> Session:
     Raises:
         UserError, UnsupportedModelError, MissingRuntimeError: as when it is converted.
     """
-    return source_of(detect(request.model)).open(request)
+    return source_for(request, detect(request.model)).open(request)
 
 
 def open_source(request: ConvertRequest, *, warm: WarmChild | None = None) -> Session:
@@ -43,6 +46,7 @@ class RemoteSession:
     """A session whose framework lives in a child process, which ends with it."""
 
     def __init__(self, request: ConvertRequest, child: Child | None = None) -> None:
+        self._memory_limit_mib = request.memory_limit_mib
         self._child = child or Child(ChildLimits(request.memory_limit_mib, request.time_limit_s))
         try:
             self._inputs, self._outputs = self._child.call(_OPEN, request).value
@@ -62,6 +66,13 @@ class RemoteSession:
 
     def run(self, feeds: Feeds) -> Outputs:
         outputs: Outputs = self._child.call(_RUN, dict(feeds)).value
+        return outputs
+
+    def run_float64(self, feeds: Feeds) -> Outputs:
+        """Outputs in float64; raises UnsupportedModelError where that cannot be, or memory is limited."""
+        if self._memory_limit_mib is not None:  # the child would not survive going beyond it
+            raise UnsupportedModelError("memory is limited, and a copy in float64 takes twice the weights")
+        outputs: Outputs = self._child.call(_FLOAT64, dict(feeds)).value
         return outputs
 
     def layer_values(self, feeds: Feeds, layers: Collection[AnyLayer]) -> dict[str, Array]:
@@ -101,6 +112,13 @@ def _open_here(
 
 def _run_here(feeds: Feeds, _progress: Progress) -> Outputs:
     return _here[0].run(feeds)
+
+
+def _float64_here(feeds: Feeds, _progress: Progress) -> Outputs:
+    session = _here[0]
+    if not isinstance(session, RunsInFloat64):
+        raise UnsupportedModelError("the runtime of this format computes in float32 only")
+    return session.run_float64(feeds)
 
 
 def _layers_here(feeds: Feeds, layers: tuple[AnyLayer, ...], _progress: Progress) -> dict[str, Array]:

@@ -13,7 +13,7 @@ from pipeline.sources.contract import Converted, ConvertRequest, Progress, no_pr
 from pipeline.sources.frozen_inputs import with_frozen_inputs
 from pipeline.sources.onnx_signature import apply_request
 from pipeline.sources.onnx_upgrade import upgrade
-from pipeline.sources.tflite_graph import convert_subgraph
+from pipeline.sources.tflite_graph import convert_entry
 from pipeline.sources.tflite_hybrid import hybrid_operators
 from pipeline.sources.tflite_model import load_tflite
 from pipeline.sources.tflite_session import TfliteSession, framework
@@ -38,9 +38,10 @@ class TfliteSource:
         loaded = time.perf_counter()
         progress("convert", 0.2)
         notes: list[str] = []
-        if len(source.subgraphs) > 1:
-            notes.append(f"{len(source.subgraphs)} subgraphs; the entry graph was converted")
-        hybrid = hybrid_operators(source.main)
+        reached = source.reachable()
+        if unused := [graph.name for n, graph in enumerate(source.subgraphs) if n not in reached]:
+            notes.append(f"the entry graph was converted; graphs that it does not run: {', '.join(unused)}")
+        hybrid = [operator for number in reached for operator in hybrid_operators(source.subgraphs[number])]
         if hybrid:
             notes.append(
                 f"{len(hybrid)} operators have integer weights and float data; TFLite rounds their data to 8 "
@@ -54,7 +55,7 @@ class TfliteSource:
                 where="inputs",
                 expected=", ".join(sorted(known)),
             )
-        model, layers = convert_subgraph(source.main, shapes)
+        model, layers = convert_entry(source, shapes)
         frozen = apply_request(model, replace(request, inputs={}))
         RemoveUnusedNodesPass()(model)
         progress("upgrade", 0.9)
@@ -65,7 +66,7 @@ class TfliteSource:
             notes.append(
                 "computes in integers; TFLite's double rounding is carried along, and outputs are held to "
                 + ", ".join(f"{name} ± {bound:.3g}" for name, bound in allowed.items())
-                + ", from the spread of TFLite's own kernels"
+                + ", from how far TFLite's own kernels spread a rounding"
             )
         seconds = {"load": loaded - started, "convert": time.perf_counter() - loaded}
         return Converted(

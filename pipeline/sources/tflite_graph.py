@@ -9,17 +9,18 @@ import onnx_ir as ir
 
 from optim.errors import UnsupportedModelError, UserError
 from pipeline.sources.contract import SourceLayer
-from pipeline.sources.tflite_model import Operator, Subgraph, Tensor
+from pipeline.sources.tflite_model import Operator, Subgraph, Tensor, TfliteModel
 from pipeline.sources.tflite_ops.build import OPSET, Build, Held
-from pipeline.sources.tflite_ops.catalog import HANDLERS
+from pipeline.sources.tflite_ops.catalog import CUSTOM_HANDLERS, HANDLERS
 
 _IR_VERSION = 8
+RANDOM = frozenset({"MULTINOMIAL", "RANDOM_STANDARD_NORMAL", "RANDOM_UNIFORM", "STABLEHLO_RNG_BIT_GENERATOR"})
 
 
-def convert_subgraph(
-    subgraph: Subgraph, shapes: Mapping[str, tuple[int, ...] | None]
+def convert_entry(
+    source: TfliteModel, shapes: Mapping[str, tuple[int, ...] | None]
 ) -> tuple[ir.Model, tuple[SourceLayer, ...]]:
-    """``subgraph`` at opset 13, and what each of its operators became.
+    """The entry graph of ``source`` at opset 13, and what each of its operators became.
 
     ``shapes`` gives input shapes by tensor name, -1 for a free dimension.
 
@@ -27,14 +28,14 @@ def convert_subgraph(
         UserError: ``shapes`` names no input, or has another rank.
         UnsupportedModelError: an operator cannot be carried over; names it.
     """
-    subgraph = _with_shapes(subgraph, shapes)
-    build = Build(subgraph)
-    _refuse_unknown(build)
+    subgraph = _with_shapes(source.main, shapes)
+    subgraphs = (subgraph, *source.subgraphs[1:])
+    build = Build(subgraph, subgraphs=subgraphs, handlers={**HANDLERS, **CUSTOM_HANDLERS}, active=(0,))
+    for number in source.reachable():
+        _refuse_unknown(Build(subgraphs[number]))
     build.names |= {subgraph.tensors[i].name for i in (*subgraph.inputs, *subgraph.outputs)}
     inputs = [_input(build, index) for index in subgraph.inputs]
-    for operator in subgraph.operators:
-        build.current = operator
-        HANDLERS[operator.name](build, operator)
+    build.run()
     outputs = [_output(build, index) for index in subgraph.outputs]
     graph = ir.Graph(
         inputs,
@@ -75,17 +76,29 @@ def _with_shapes(subgraph: Subgraph, shapes: Mapping[str, tuple[int, ...] | None
 
 def _refuse_unknown(build: Build) -> None:
     for operator in build.subgraph.operators:
-        if operator.name not in HANDLERS or operator.custom:
-            place = build.place(operator)
-            kind = "custom operator" if operator.custom else "operator"
-            raise UnsupportedModelError(
-                f"TFLite {kind} {operator.name} has no counterpart here",
-                where=place,
-                hint="convert the framework's own model instead of the .tflite file",
-                op=operator.name,
-                node=place,
-                layer=place,
-            )
+        if operator.name in (CUSTOM_HANDLERS if operator.custom else HANDLERS):
+            continue
+        place = build.place(operator)
+        kind = "custom operator" if operator.custom else "operator"
+        random = operator.name in RANDOM
+        raise UnsupportedModelError(
+            f"TFLite {kind} {operator.name} "
+            + ("draws random numbers: two runs would differ" if random else "has no counterpart here"),
+            where=place,
+            hint=_hint(operator),
+            op=operator.name,
+            node=place,
+            layer=place,
+        )
+
+
+def _hint(operator: Operator) -> str:
+    if operator.custom and operator.name.startswith("Flex"):
+        return (
+            "it is a TensorFlow operator that TFLite hands back to TensorFlow (SELECT_TF_OPS): convert the "
+            "SavedModel or Keras model that the .tflite file was made from"
+        )
+    return "convert the framework's own model instead of the .tflite file"
 
 
 def _input(build: Build, index: int) -> ir.Value:

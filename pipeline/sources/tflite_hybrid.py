@@ -8,7 +8,8 @@ import numpy as np
 
 from pipeline.sources.tflite_model import Operator, Subgraph, flatbuffer_schema, parse_tflite
 
-_HYBRID = ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED", "BATCH_MATMUL", "TRANSPOSE_CONV")
+_HYBRID = ("CONV_2D", "CONV_3D_TRANSPOSE", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED", "BATCH_MATMUL",
+           "TRANSPOSE_CONV", "UNIDIRECTIONAL_SEQUENCE_LSTM", "UNIDIRECTIONAL_SEQUENCE_RNN")  # fmt: skip
 
 
 def hybrid_operators(subgraph: Subgraph) -> tuple[Operator, ...]:
@@ -33,25 +34,26 @@ def with_float_weights(content: bytes) -> bytes:
     It computes what the model says, without the rounding of data that TFLite adds at run time: the reference
     for the converted model, which does the same. Without hybrid operators ``content`` comes back as it is.
     """
-    graph = parse_tflite(content, Path("model.tflite")).main
-    hybrid = hybrid_operators(graph)
-    if not hybrid:
+    graphs = parse_tflite(content, Path("model.tflite")).subgraphs
+    hybrid = [hybrid_operators(graph) for graph in graphs]
+    if not any(hybrid):
         return content
     import flatbuffers
 
     schema = flatbuffer_schema()
     model = schema.ModelT.InitFromObj(schema.Model.GetRootAs(content, 0))
-    for index in sorted({index for operator in hybrid for index in operator.inputs if index >= 0}):
-        tensor = graph.tensors[index]
-        if tensor.data is None or tensor.quantization is None or tensor.dtype.itemsize != 1:
-            continue
-        reals = tensor.quantization.reals(tensor.data)
-        buffer = schema.BufferT()
-        buffer.data = np.frombuffer(reals.tobytes(), np.uint8)
-        stored = model.subgraphs[0].tensors[index]
-        stored.type, stored.quantization, stored.sparsity = schema.TensorType.FLOAT32, None, None
-        stored.buffer = len(model.buffers)
-        model.buffers.append(buffer)
+    for graph, operators, stored_graph in zip(graphs, hybrid, model.subgraphs, strict=True):
+        for index in sorted({index for operator in operators for index in operator.inputs if index >= 0}):
+            tensor = graph.tensors[index]
+            if tensor.data is None or tensor.quantization is None or tensor.dtype.itemsize != 1:
+                continue
+            reals = tensor.quantization.reals(tensor.data)
+            buffer = schema.BufferT()
+            buffer.data = np.frombuffer(reals.tobytes(), np.uint8)
+            stored = stored_graph.tensors[index]
+            stored.type, stored.quantization, stored.sparsity = schema.TensorType.FLOAT32, None, None
+            stored.buffer = len(model.buffers)
+            model.buffers.append(buffer)
     builder = flatbuffers.Builder(len(content))
     builder.Finish(model.Pack(builder), b"TFL3")
     return bytes(builder.Output())

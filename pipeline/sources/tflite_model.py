@@ -35,6 +35,16 @@ _DTYPES: dict[str, Any] = {
 }
 
 
+# Operator → the options that number the subgraphs it runs.
+_CALLS = {
+    "CALL": ("subgraph",),
+    "CALL_ONCE": ("initSubgraphIndex",),
+    "IF": ("thenSubgraphIndex", "elseSubgraphIndex"),
+    "STABLEHLO_COMPOSITE": ("decompositionSubgraphIndex",),
+    "WHILE": ("condSubgraphIndex", "bodySubgraphIndex"),
+}
+
+
 @dataclass(frozen=True)
 class Quantization:
     """real = scale · (stored - zero_point), one pair for the tensor or one for each index along ``axis``."""
@@ -101,6 +111,11 @@ class Operator:
         """Option ``key`` (the schema's camelCase), or ``default``."""
         return default if self.options is None else getattr(self.options, key, default)
 
+    def called(self) -> tuple[int, ...]:
+        """Numbers of the subgraphs that it runs."""
+        keys = _CALLS.get(self.name, ())
+        return () if self.custom else tuple(int(self.option(key, -1)) for key in keys)
+
     def operand(self, position: int) -> int | None:
         """Tensor index of input ``position``, None where it is absent."""
         if position < len(self.inputs) and self.inputs[position] >= 0:
@@ -130,6 +145,14 @@ class TfliteModel:
     def main(self) -> Subgraph:
         """The entry graph."""
         return self.subgraphs[0]
+
+    def reachable(self) -> tuple[int, ...]:
+        """Numbers of the subgraphs that the entry runs, itself first: loops, branches and calls name them."""
+        found = [0]
+        for number in found:
+            for operator in self.subgraphs[number].operators:
+                found += [n for n in operator.called() if n not in found]
+        return tuple(dict.fromkeys(found))
 
 
 def load_tflite(path: Path) -> TfliteModel:
@@ -290,3 +313,6 @@ def _check_indices(subgraphs: tuple[Subgraph, ...]) -> None:
             used |= {*operator.inputs, *operator.outputs} - {-1}
         if any(not 0 <= index < len(graph.tensors) for index in used):
             raise UserError("an operator names a tensor that does not exist")
+        for operator in graph.operators:
+            if any(not 0 <= number < len(subgraphs) for number in operator.called()):
+                raise UserError(f"operator {operator.name} names a subgraph that does not exist")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from enum import StrEnum
 from pathlib import Path
 from types import TracebackType
@@ -10,8 +11,9 @@ from typing import Any, Self
 import numpy as np
 
 from optim.contract import Feeds, Outputs, TensorSpec
-from optim.errors import MissingRuntimeError, UserError
+from optim.errors import MissingRuntimeError, UnsupportedModelError, UserError
 from pipeline.sources.contract import ConvertRequest
+from pipeline.sources.tflite_detections import cleared, detection_heads
 from pipeline.sources.tflite_hybrid import with_float_weights
 
 
@@ -54,6 +56,7 @@ class TfliteSession:
         except Exception as error:
             raise UserError(f"the interpreter cannot load it: {error}", where=str(path)) from error
         self._interpreter: Any = interpreter
+        self._heads = detection_heads(content)
         self._allocated: dict[str, tuple[int, ...]] | None = None
 
     @property
@@ -89,16 +92,18 @@ class TfliteSession:
                         self._interpreter.resize_tensor_input(detail["index"], shapes[detail["name"]])
                 self._interpreter.allocate_tensors()
                 self._allocated = shapes
+            self._interpreter.reset_all_variables()  # the converted model starts anew with every run
             for detail in details:
                 self._interpreter.set_tensor(detail["index"], np.asarray(feeds[detail["name"]], order="C"))
             self._interpreter.invoke()
         except (ValueError, RuntimeError) as error:
-            raise UserError(f"the interpreter cannot run these inputs: {error}", where="inputs") from error
+            raise _cannot_run(error, free=any(None in spec.shape for spec in self.inputs)) from error
         # A copy: the interpreter reuses its memory.
-        return {
+        outputs = {
             detail["name"]: np.array(self._interpreter.get_tensor(detail["index"]))
             for detail in self._interpreter.get_output_details()
         }
+        return cleared(outputs, self._heads)
 
     def close(self) -> None:
         """Free the interpreter."""
@@ -122,6 +127,18 @@ def _interpreter_module() -> Any:
         except ImportError as error:
             raise MissingRuntimeError(str(error), hint="pip install 'fairlead[litert]'") from error
     return interpreter
+
+
+def _cannot_run(error: Exception, *, free: bool) -> UserError | UnsupportedModelError:
+    """With shapes left free the inputs may be at fault; else the file is, by the operator that is named."""
+    if free:
+        return UserError(f"the interpreter cannot run these inputs: {error}", where="inputs")
+    named = re.search(r"Node number \d+ \((\w+)\)", str(error))
+    return UnsupportedModelError(
+        f"TFLite's own interpreter cannot run the model: {error}",
+        op=named.group(1) if named else "",
+        hint="convert the framework's own model instead of the .tflite file, or make the file again",
+    )
 
 
 def _spec(detail: dict[str, Any]) -> TensorSpec:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -31,11 +32,23 @@ _TENSOR_RAW_DATA_TAG = (9 << 3) | 2  # TensorProto.raw_data
 
 
 @dataclass(frozen=True)
+class Place:
+    """Where the bytes of a streamed initializer lie in the model's own file."""
+
+    name: str
+    data_type: int  # onnx.TensorProto.DataType
+    dims: tuple[int, ...]
+    offset: int
+    nbytes: int
+
+
+@dataclass(frozen=True)
 class Written:
     """A model written aside, with the data file beside it if there is one."""
 
     file: Path
     data: Path | None
+    places: tuple[Place, ...] = ()
 
     def move_to(self, out: Path) -> None:
         """Put it in place, data first."""
@@ -58,12 +71,12 @@ def write_model(model: ir.Model, file: Path) -> Written:
             onnx_file.save(model, file, external=True)
             return Written(file, file.with_name(file.name + ".data"))
         with file.open("wb") as stream:
-            _stream(model, stream)
+            places = _stream(model, stream)
             stream.flush()
             os.fsync(stream.fileno())
     except OSError as error:
         raise UserError(f"cannot write: {error.strerror}", where=str(file)) from error
-    return Written(file, None)
+    return Written(file, None, places)
 
 
 def skeleton(model: ir.Model) -> bytes:
@@ -78,6 +91,34 @@ def read_skeleton(content: bytes) -> ir.Model:
     return serde.deserialize_model(onnx.ModelProto.FromString(content))
 
 
+@contextmanager
+def mapped(written: Written, without_weights: bytes) -> Iterator[Path]:
+    """A file that holds the same model, its large weights as external data: they lie in the written file.
+
+    A runtime maps external data into memory, where it would parse and copy what lies in the message.
+
+    Args:
+        written: what ``write_model`` returned, before it is moved.
+        without_weights: the model's ``skeleton``.
+    """
+    if not written.places:
+        yield written.file
+        return
+    proto = onnx.ModelProto.FromString(without_weights)
+    for place in written.places:
+        tensor = proto.graph.initializer.add(name=place.name, data_type=place.data_type, dims=place.dims)
+        tensor.data_location = onnx.TensorProto.EXTERNAL
+        told = {"location": written.file.name, "offset": place.offset, "length": place.nbytes}
+        for key, value in told.items():
+            tensor.external_data.add(key=key, value=str(value))
+    view = written.file.with_name(f"{written.file.name}.mapped")
+    try:
+        view.write_bytes(proto.SerializeToString(deterministic=True))
+        yield view
+    finally:
+        view.unlink(missing_ok=True)
+
+
 def _large(model: ir.Model) -> dict[str, ir.Value]:
     return {
         name: value
@@ -89,7 +130,9 @@ def _large(model: ir.Model) -> dict[str, ir.Value]:
     }
 
 
-def _stream(model: ir.Model, stream: BinaryIO) -> None:
+def _stream(model: ir.Model, stream: BinaryIO) -> tuple[Place, ...]:
+    """Write the model; where the large initializers came to lie."""
+    places: list[Place] = []
     large = _large(model)
     proto = _without(model, large)
     graph = proto.graph.SerializeToString(deterministic=True)
@@ -105,8 +148,11 @@ def _stream(model: ir.Model, stream: BinaryIO) -> None:
         assert value.const_value is not None
         nbytes = value.const_value.nbytes
         stream.write(bytes([_TENSOR_RAW_DATA_TAG]) + _varint(nbytes))
+        dims = tuple(int(d) for d in value.const_value.shape.numpy())
+        places.append(Place(value.name or "", int(value.const_value.dtype), dims, stream.tell(), nbytes))
         for piece in _pieces(value.const_value):
             stream.write(piece)
+    return tuple(places)
 
 
 def _without(model: ir.Model, large: dict[str, ir.Value]) -> onnx.ModelProto:

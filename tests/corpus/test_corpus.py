@@ -18,6 +18,9 @@ pytestmark = [pytest.mark.corpus, pytest.mark.slow]
 
 Item = Mapping[str, Any]
 
+# Layers of Caffe's descendants, which Caffe itself does not know: refused by name.
+BEYOND_CAFFE = frozenset({"Accum", "DataAugmentation", "Interp"})
+
 
 @pytest.fixture(scope="session")
 def score(corpus: Path) -> Mapping[str, Any]:
@@ -50,18 +53,27 @@ def test_nothing_crashes(score: Mapping[str, Any]) -> None:
 @pytest.mark.parametrize("kind", KINDS)
 def test_items_with_references_pass(score: Mapping[str, Any], kind: str) -> None:
     """All of them, except files that their own framework rejects."""
+    scored = [one for one in score["items"] if one["kind"] == kind and one["has_io"]]
+    assert any(one["status"] == Status.PASSED for one in scored)
     missed = [
         f"{one['name']}: {one['detail']}"
-        for one in score["items"]
-        if one["kind"] == kind and one["has_io"] and one["status"] not in (Status.PASSED, Status.REJECTED)
+        for one in scored
+        if one["status"] not in (Status.PASSED, Status.REJECTED) and not beyond_caffe(one)
     ]
     assert missed == []
 
 
+def beyond_caffe(one: Item) -> bool:
+    """Whether the item is refused, and for a layer that is not Caffe's own."""
+    refused = one["kind"] == "caffe" and one["status"] == Status.REFUSED
+    return refused and any(f": {layer}: " in one["detail"] for layer in BEYOND_CAFFE)
+
+
 def test_no_family_falls_behind_the_peers(score: Mapping[str, Any]) -> None:
+    """Caffe's apart: their peer is OpenCV, which reads its descendants' layers too."""
     behind = {
         family: count
-        for family, count in families(score["items"]).items()
+        for family, count in families([one for one in score["items"] if one["kind"] != "caffe"]).items()
         if count.get("scored_passed", 0) < count.get("peers_passed", 0)
     }
     assert behind == {}

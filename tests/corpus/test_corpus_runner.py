@@ -59,6 +59,36 @@ def test_a_dead_worker_costs_one_item(tmp_path: Path, monkeypatch: pytest.Monkey
     assert families(record["items"])["made"]["crashed"] == 1
 
 
+def caffe_item(corpus: Path, name: str, layer: str, answer: list[float]) -> dict[str, Any]:
+    folder = corpus / "made" / name
+    folder.mkdir(parents=True)
+    (folder / "net.prototxt").write_text(
+        'input: "x" input_shape { dim: 1 dim: 3 } '
+        f'layer {{ name: "y" type: "{layer}" bottom: "x" top: "y" }}'
+    )
+    np.save(folder / "in_0.npy", np.array([[-1, 2, 3]], np.float32))
+    np.save(folder / "out.npy", np.array([answer], np.float32))
+    return {
+        **{"name": name, "family": "made", "kind": "caffe", "dir": f"made/{name}", "has_io": False},
+        **{"spec": {"inputs": 1}, "tol": None},
+    }
+
+
+def test_caffe_items_count_though_their_arrays_lie_in_files_of_their_own(tmp_path: Path) -> None:
+    pytest.importorskip("cv2", reason="fairlead[caffe] is not installed")
+    items = [
+        caffe_item(tmp_path, "right", "ReLU", [0, 2, 3]),
+        caffe_item(tmp_path, "wrong", "ReLU", [0, 2, 4]),
+        caffe_item(tmp_path, "unknown", "NoSuchLayer", [0, 2, 3]),
+    ]
+    (tmp_path / "manifest.json").write_text(json.dumps(items))
+    (tmp_path / "peer_baseline.json").write_text("{}")
+    record = score_corpus(tmp_path, kinds=("caffe",))
+    status = {one["name"]: one["status"] for one in record["items"]}
+    assert status == {"right": Status.PASSED, "wrong": Status.WRONG, "unknown": Status.REJECTED}
+    assert record["families"]["made"]["scored"] == 3
+
+
 @pytest.mark.parametrize(
     ("got", "reference", "expected"),
     [

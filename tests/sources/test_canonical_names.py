@@ -19,9 +19,9 @@ def _model(numbers: list[int], swap: bool) -> ir.Model:
         name = f"const_fold__{number}"
         tensor = ir.Tensor(np.full(2, content, np.float32), name=name)
         weights.append(ir.Value(name=name, type=x.type, shape=ir.Shape([2]), const_value=tensor))
-    left = ir.node("Add", [x, weights[0]], name=f"add__{numbers[3]}")
+    left = ir.node("Add", [x, weights[0]], name=f"add__{numbers[3]}__{numbers[0]}")
     right = ir.node("Mul", [x, weights[1]], name="model/kept")
-    left.outputs[0].name, right.outputs[0].name = f"add__{numbers[3]}:0", "model/kept:0"
+    left.outputs[0].name, right.outputs[0].name = f"add__{numbers[3]}__{numbers[0]}:0", "model/kept:0"
     last = ir.node("Mul", [left.outputs[0], right.outputs[0]], name="last")
     last.outputs[0].name = "result__7"
     nodes = [right, left, last] if swap else [left, right, last]

@@ -49,7 +49,6 @@ def test_repairs(title: str, stored: dict[str, Any], expected: dict[str, Any]) -
     "stored",
     [
         _layer("BatchNormalization", renorm=True),  # computes something that Keras 3 lacks
-        _layer("BatchNormalization", mode=2),
         _layer("LSTM", time_major=True),
         _layer("Dense", units=3),
         _layer("Mine", output_dim=3, p=0.5),  # unknown classes may mean anything

@@ -90,6 +90,13 @@ EXACT = {
         "Pool2D",
         {"strideH": 2, "strideW": 2, "filterHeight": 3, "filterWidth": 3, "padding": SAME, "_version": 2},
     ),
+    "batch matmul": OneOp(
+        "BATCH_MATMUL",
+        [quantized("x", (2, 5, 8), 0.03, 4), quantized("b", (2, 8, 6), 0.02, -5)],
+        [quantized("y", (), 0.31, -7)],
+        "BatchMatMul",
+        {"_version": 2},
+    ),
     "reshape": OneOp(
         "RESHAPE",
         [quantized("x", (2, 6), 0.1, 7), Operand("s", (2,), "int32", np.array([3, 4]))],

@@ -60,6 +60,19 @@ def test_an_unknown_operator_is_named(tmp_path: Path) -> None:
     assert caught.value.node == "y"
 
 
+def test_a_file_that_tflite_itself_cannot_run_is_not_the_users_input(tmp_path: Path) -> None:
+    """Its kernel knows float32 and int32 only, yet converters write it with 16-bit operands."""
+    operands = [Operand(name, (1, 4), "int16", scales=[0.1], zero_points=[0]) for name in ("a", "b")]
+    result = Operand("y", (1, 4), "int16", scales=[0.1], zero_points=[0])
+    case = OneOp("SQUARED_DIFFERENCE", operands, [result], "SquaredDifference")
+    path = write_unchecked(case, tmp_path / "m.tflite")
+    with TfliteSource().open(ConvertRequest(str(path))) as session:
+        feeds = {spec.name: np.ones((1, 4), np.int16) for spec in session.inputs}
+        with pytest.raises(UnsupportedModelError, match="cannot run the model") as refused:
+            session.run(feeds)
+    assert refused.value.op == "SQUARED_DIFFERENCE"
+
+
 def test_a_missing_file_and_no_tflite_at_all(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no such file"):
         TfliteSource().convert(ConvertRequest(str(tmp_path / "nothing.tflite")))

@@ -47,6 +47,7 @@ class OneOp:
     options: str = ""  # the schema's name without "Options"
     values: Mapping[str, Any] = field(default_factory=dict)
     custom: str = ""
+    custom_options: bytes = b""
 
 
 def write(case: OneOp, path: Path) -> Path:
@@ -97,6 +98,8 @@ def _pack(case: OneOp) -> bytes:
     operator.opcodeIndex = 0
     operator.inputs = [-1 if operand is None else index[id(operand)] for operand in case.operands]
     operator.outputs = [index[id(operand)] for operand in case.outputs]
+    if case.custom_options:
+        operator.customOptions = np.frombuffer(case.custom_options, np.uint8)
     if case.options:
         operator.builtinOptionsType = getattr(schema.BuiltinOptions, f"{case.options}Options")
         operator.builtinOptions = getattr(schema, f"{case.options}OptionsT")()

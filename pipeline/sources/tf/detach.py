@@ -9,6 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from optim.contract import Array
+from pipeline.sources.tf.alignment import aligned
 from pipeline.sources.tf.graph import (
     GraphDef,
     NodeDef,
@@ -19,7 +20,6 @@ from pipeline.sources.tf.graph import (
 )
 
 LARGE_BYTES = 1 << 14
-_ALIGNMENT = 64  # EIGEN_MAX_ALIGN_BYTES, tensorflow/c/tf_tensor.cc
 
 # Ops whose operand at this position may be a placeholder: the converter only transposes or reshapes it.
 _WEIGHT_OPERANDS: dict[str, tuple[int, ...]] = {
@@ -77,12 +77,3 @@ def detach_constants(graph_def: GraphDef, outputs: list[str], known: dict[str, A
             make_placeholder(node, tensor.dtype, shape)
     present = {node.name for node in graph_def.node}
     return {**{name: array for name, array in known.items() if name in present}, **detached}
-
-
-def aligned(array: Array) -> Array:
-    """A copy at an address that TensorFlow takes as it is; it would copy any other with every run."""
-    held = np.empty(array.nbytes + _ALIGNMENT, np.uint8)
-    start = -held.ctypes.data % _ALIGNMENT
-    copy: Array = held[start : start + array.nbytes].view(array.dtype).reshape(array.shape)
-    copy[...] = array
-    return copy

@@ -14,6 +14,7 @@ from optim.errors import UnsupportedModelError, UserError
 from pipeline.sources.contract import AnyLayer
 from pipeline.sources.layer_values import graph_layer_tensors
 from pipeline.sources.tf.cpu_layout import channels_last
+from pipeline.sources.tf.double_precision import DoubleGraph
 from pipeline.sources.tf.fold import import_graph
 from pipeline.sources.tf.graph import Edge
 from pipeline.sources.tf.prepare import Prepared, rejected
@@ -32,6 +33,7 @@ class GraphSession:
         import tensorflow as tf
 
         self._prepared = prepared
+        self._double: DoubleGraph | None = None
         graph_def = type(prepared.reference.graph_def)()
         graph_def.CopyFrom(prepared.reference.graph_def)
         channels_last(graph_def)
@@ -91,7 +93,18 @@ class GraphSession:
         values: dict[str, Array] = self._session.run(tensors, {**self._fixed, **bound})
         return values
 
+    def run_float64(self, feeds: Feeds) -> Outputs:
+        """Outputs in float64; raises UnsupportedModelError where TensorFlow cannot.
+
+        Of the graph whose switches are set: the training branches beside it draw random numbers.
+        """
+        if self._double is None:
+            self._double = DoubleGraph(self._prepared.graph)
+        return self._double.run(feeds)
+
     def close(self) -> None:
+        if self._double is not None:
+            self._double.close()
         self._session.close()
 
     def __enter__(self) -> Self:

@@ -17,12 +17,13 @@ from optim.contract import Array
 from optim.errors import UnsupportedModelError, UserError
 from pipeline.sources.contract import ConvertRequest, Frozen
 from pipeline.sources.tf import dropout
+from pipeline.sources.tf.alignment import aligned
 from pipeline.sources.tf.asked_training import refuse_asked_dropout
 from pipeline.sources.tf.clean import clean
 from pipeline.sources.tf.constant_roots import constant_roots, name_constants
 from pipeline.sources.tf.control_flow import settle
 from pipeline.sources.tf.cut import cut_iterators, cut_tensor
-from pipeline.sources.tf.detach import LARGE_BYTES, aligned, detach_constants, may_detach
+from pipeline.sources.tf.detach import LARGE_BYTES, detach_constants, may_detach
 from pipeline.sources.tf.graph import (
     Dims,
     Edge,
@@ -224,7 +225,7 @@ def _read_variables(
             make_constant(node, value, kind)
             if value.dtype == np.bool_ and value.ndim == 0:
                 modes.append(node.name)
-        del value  # one weight at a time is held twice
+        del value  # one weight at a time may be held twice
         handles[node.name] = kind
     _retype_handles(graph_def, handles)
     for node in graph_def.node:

@@ -8,9 +8,8 @@ import numpy as np
 import onnx_ir as ir
 
 from pipeline.sources.tflite_model import Operator
-from pipeline.sources.tflite_ops.build import Build
+from pipeline.sources.tflite_ops.build import Build, Handler
 
-Handler = Callable[[Build, Operator], None]
 _NONE, _RELU, _RELU_N1_TO_1, _RELU6, _TANH = range(5)  # ActivationFunctionType in schema.fbs
 
 
@@ -120,6 +119,10 @@ def softmax(build: Build, operator: Operator) -> None:
     beta = float(operator.option("beta", 1.0))
     if beta != 1.0:
         value = build.op("Mul", [value, build.real(beta, "beta")])
+    if build.is_quantized(operator.inputs[0]) and build.tensor(operator.inputs[0]).dtype == np.int16:
+        # The 16-bit kernel takes exp from a table that ends at -10 (softmax.cc): what lies lower still adds.
+        below = build.op("Sub", [value, build.op("ReduceMax", [value], axes=[-1], keepdims=1)])
+        value = build.op("Max", [below, build.real(-10.0, "table_end")])
     build.put(operator.outputs[0], build.op("Softmax", [value], axis=-1))
 
 

@@ -6,8 +6,8 @@ import numpy as np
 import onnx_ir as ir
 
 from pipeline.sources.tflite_model import Operator
-from pipeline.sources.tflite_ops.activations import Handler, fused
-from pipeline.sources.tflite_ops.build import Build
+from pipeline.sources.tflite_ops.activations import fused
+from pipeline.sources.tflite_ops.build import Build, Handler
 
 _CHANNELS_FIRST_AXIS = {0: 0, 1: 2, 2: 3, 3: 1}
 
@@ -134,6 +134,25 @@ def broadcast_to(build: Build, operator: Operator) -> None:
     data = build.input(operator, 0)
     value = build.op("Expand", [build.get(data), build.int64(build.input(operator, 1))])
     build.put(operator.outputs[0], value, on_grid_of=data)
+
+
+def broadcast_args(build: Build, operator: Operator) -> None:
+    """BROADCAST_ARGS(s0, s1): the shape that both broadcast to, as long as the longer of them."""
+    lengths = [build.tensor(build.input(operator, position)).dims[0] for position in range(2)]
+    shapes = []
+    for position, length in enumerate(lengths):
+        other = lengths[1 - position]
+        if length is None or other is None:
+            build.refuse("the ranks of its shapes are not known")
+        shape = build.int64(build.input(operator, position))
+        ones = [build.integers([1] * (other - length))] if other > length else []
+        shapes.append(build.op("Concat", [*ones, shape], axis=0) if ones else shape)
+    is_one = build.op("Equal", [shapes[0], build.integers([1])])
+    value = build.op("Where", [is_one, shapes[1], shapes[0]])
+    dtype = build.tensor(operator.outputs[0]).dtype
+    if dtype != np.int64:
+        value = build.op("Cast", [value], to=int(ir.DataType.from_numpy(dtype)))
+    build.put(operator.outputs[0], value)
 
 
 def pad(build: Build, operator: Operator) -> None:

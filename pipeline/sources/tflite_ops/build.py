@@ -10,9 +10,9 @@ Nodes are written in forms of opset 13 (``OPSET``); :mod:`pipeline.sources.onnx_
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeAlias
 
 import numpy as np
 import onnx_ir as ir
@@ -32,13 +32,24 @@ class Held:
 
     source: ir.Value | None = None  # in TFLite's layout
     channels_first: ir.Value | None = None  # [N, C, H, W]
+    imaginary: ir.Value | None = None  # of a complex tensor, whose real part is ``source``
+
+
+Handler: TypeAlias = "Callable[[Build, Operator], None]"
 
 
 @dataclass
 class Build:
-    """One subgraph on its way to ONNX."""
+    """One subgraph on its way to ONNX.
+
+    Control flow builds other subgraphs of the file: ``inside`` makes a child that writes nodes of its own,
+    or the parent's, and shares names and constants with it. Constants always live in the entry graph.
+    """
 
     subgraph: Subgraph
+    subgraphs: tuple[Subgraph, ...] = ()
+    handlers: Mapping[str, Handler] = field(default_factory=dict)
+    active: tuple[int, ...] = ()  # subgraphs that are being built around this one
     nodes: list[ir.Node] = field(default_factory=list)
     initializers: dict[str, ir.Value] = field(default_factory=dict)
     held: dict[int, Held] = field(default_factory=dict)
@@ -47,6 +58,30 @@ class Build:
     current: Operator | None = None
     _claimed: set[ir.Value] = field(default_factory=set)
     _constants: dict[tuple[str, tuple[int, ...], bytes], ir.Value] = field(default_factory=dict)
+
+    # --- subgraphs ---------------------------------------------------------------------------
+
+    def inside(self, number: int, *, in_place: bool = False) -> Build:
+        """A build of subgraph ``number``; ``in_place``: its nodes join this one's."""
+        if number in self.active or not 0 <= number < len(self.subgraphs):
+            self.refuse(f"subgraph {number} does not exist or calls itself")
+        return Build(
+            self.subgraphs[number],
+            subgraphs=self.subgraphs,
+            handlers=self.handlers,
+            active=(*self.active, number),
+            nodes=self.nodes if in_place else [],
+            initializers=self.initializers,
+            names=self.names,
+            notes=self.notes,
+            _constants=self._constants,
+        )
+
+    def run(self) -> None:
+        """Write every operator of the subgraph."""
+        for operator in self.subgraph.operators:
+            self.current = operator
+            self.handlers[operator.name](self, operator)
 
     # --- questions ---------------------------------------------------------------------------
 
@@ -65,7 +100,7 @@ class Build:
         """The stored array of a constant tensor, as it is in the file."""
         if index is None:
             return None
-        data = self.tensor(index).data
+        data = self._stored(index)
         if data is not None:
             return data
         held = self.held.get(index)
@@ -147,13 +182,24 @@ class Build:
         """``value`` is tensor ``index`` as [N, C, H, W]."""
         self.held[index] = Held(channels_first=self._rounded(index, value, on_grid_of))
 
+    def put_held(self, index: int, value: ir.Value) -> None:
+        """``value`` is tensor ``index`` in TFLite's layout, on its grid already."""
+        self.held[index] = Held(source=value)
+        self._name_after(value, index)
+
+    def held_type(self, index: int) -> ir.TensorType:
+        """The ONNX type in which tensor ``index`` is held: reals for quantised and half-precision ones."""
+        dtype = self.tensor(index).dtype
+        real = self.is_quantized(index) or dtype == np.float16
+        return ir.TensorType(ir.DataType.FLOAT if real else ir.DataType.from_numpy(dtype))
+
     def constant(self, array: Array, what: str = "const") -> ir.Value:
         """An initializer holding ``array``; equal small ones are shared."""
         array = np.ascontiguousarray(array).reshape(np.shape(array))
         key = (array.dtype.str, array.shape, array.tobytes()) if array.size <= 64 else None
         if key is not None and key in self._constants:
             return self._constants[key]
-        name = self.unique(f"{self._base()}/{what}")
+        name = self.unique(f"{self.base}/{what}")
         tensor = ir.tensor(array, name=name)
         value = ir.Value(name=name, shape=ir.Shape(array.shape), type=ir.TensorType(tensor.dtype))
         value.const_value = tensor
@@ -190,7 +236,7 @@ class Build:
         """A new node with ``count`` outputs."""
         given = {key: value for key, value in attributes.items() if value is not None}
         node = ir.node(op_type, inputs, given, num_outputs=count)
-        node.name = self.unique(f"{self._base()}/{op_type}")
+        node.name = self.unique(f"{self.base}/{op_type}")
         for output in node.outputs:
             output.name = self.unique(f"{node.name}:0")
         self.nodes.append(node)
@@ -222,32 +268,50 @@ class Build:
 
     # --- inside ------------------------------------------------------------------------------
 
+    def _stored(self, index: int) -> Array | None:
+        """A constant's array; one without elements has no buffer in the file, like what operators make."""
+        tensor = self.tensor(index)
+        if tensor.data is not None or 0 not in tensor.dims or index in self.held or tensor.variable:
+            return tensor.data
+        made = {i for operator in self.subgraph.operators for i in operator.outputs}
+        if index in made or index in self.subgraph.inputs or None in tensor.dims:
+            return None
+        return np.zeros([size or 0 for size in tensor.dims], tensor.dtype)
+
     def _held(self, index: int) -> Held:
         if index in self.held:
             return self.held[index]
         tensor = self.tensor(index)
-        if tensor.data is None:
+        stored = self._stored(index)
+        if stored is None:
             if tensor.variable:
                 self.refuse(f"it keeps state in the variable tensor {tensor.name!r}")
             self.refuse(f"its operand {tensor.name!r} has no value yet")
         value = (
-            self.dequantized_constant(index)
-            if self.is_quantized(index)
-            else self.constant(_plain(tensor.data))
+            self.dequantized_constant(index) if self.is_quantized(index) else self.constant(_plain(stored))
         )
         self.held[index] = Held(source=value)
         return self.held[index]
 
     def dequantized_constant(
-        self, index: int, transform: Callable[[Array], Array] = lambda a: a, axis: int | None = None
+        self,
+        index: int,
+        transform: Callable[[Array], Array] = lambda a: a,
+        axis: int | None = None,
+        gain: Array | None = None,
     ) -> ir.Value:
         """A quantised constant as DequantizeLinear of its integers, after ``transform`` moved its axes.
 
-        ``axis`` is where ``transform`` moved the quantised dimension; None: it stays where it is.
+        ``axis`` is where ``transform`` moved the quantised dimension; None: it stays where it is. ``gain``
+        multiplies the scales [1 or as many as there are].
         """
         tensor = self.tensor(index)
         quantization = tensor.quantization
         assert quantization is not None and tensor.data is not None
+        if gain is not None:
+            scales = (quantization.scales * gain).astype(np.float32)
+            zero_points = np.broadcast_to(quantization.zero_points, scales.shape)
+            quantization = Quantization(scales, zero_points, quantization.axis)
         stored = transform(_plain(tensor.data))
         if stored.dtype not in _QUANTIZED or np.any(quantization.scales <= 0):
             scales, zero_points = self._spread(quantization, stored.ndim, axis)
@@ -330,7 +394,9 @@ class Build:
         self._claimed.add(value)
         value.name = name
 
-    def _base(self) -> str:
+    @property
+    def base(self) -> str:
+        """The start of names of what the operator in hand makes."""
         operator = self.current
         if operator is None or not operator.outputs:
             return "tflite"

@@ -11,7 +11,7 @@ from optim.contract import Array
 from pipeline.sources.tflite_model import Operator, Quantization
 from pipeline.sources.tflite_ops.activations import fused
 from pipeline.sources.tflite_ops.build import Build
-from pipeline.sources.tflite_ops.rounding import double_rounding_bias
+from pipeline.sources.tflite_ops.rounding import double_rounding_bias, short_multiplier_gain
 from pipeline.sources.tflite_ops.windows import SAME, padding_attributes, same_pads
 
 
@@ -21,7 +21,7 @@ def conv_2d(build: Build, operator: Operator) -> None:
     kernel = _kernel(build, filters, (1, 2))
     channels, per_group = build.tensor(operator.inputs[0]).dims[3], build.tensor(filters).dims[3]
     group = channels // per_group if channels and per_group else 1
-    weights = weight(build, filters, (0, 3, 1, 2))
+    weights = weight(build, filters, (0, 3, 1, 2), operator)
     _convolve(build, operator, weights, kernel, group)
 
 
@@ -35,7 +35,7 @@ def depthwise_conv_2d(build: Build, operator: Operator) -> None:
         channels = outputs // max(int(operator.option("depthMultiplier", 1)), 1)
     if channels is None:
         build.refuse("the number of channels is not known")
-    weights = weight(build, filters, (3, 0, 1, 2))
+    weights = weight(build, filters, (3, 0, 1, 2), operator)
     _convolve(build, operator, weights, kernel, channels)
 
 
@@ -85,7 +85,7 @@ def transpose_conv(build: Build, operator: Operator) -> None:
         "ConvTranspose",
         [
             build.get_channels_first(data),
-            weight(build, filters, (3, 0, 1, 2)),
+            weight(build, filters, (3, 0, 1, 2), operator, data=2),
             *bias(build, operator, 3, data=2),
         ],
         kernel_shape=kernel,
@@ -141,8 +141,47 @@ def conv_3d(build: Build, operator: Operator) -> None:
     build.put(operator.outputs[0], value)
 
 
-def weight(build: Build, index: int, permutation: Sequence[int]) -> ir.Value:
-    """The filter with its axes permuted: at conversion where it is constant, else by a Transpose."""
+def conv_3d_transpose(build: Build, operator: Operator) -> None:
+    """CONV_3D_TRANSPOSE(output shape, filter [D, H, W, O, C], x [N, D, H, W, C]), as ``transpose_conv``."""
+    filters, data = build.input(operator, 1), build.input(operator, 2)
+    kernel = _kernel(build, filters, (0, 1, 2))
+    strides = tuple(int(operator.option(f"stride{axis}", 1)) for axis in "DHW")
+    dilations = tuple(int(operator.option(f"dilation{axis}Factor", 1) or 1) for axis in "DHW")
+    shape = build.integers_of(build.input(operator, 0))
+    result_sizes = shape[1:4] if shape is not None else build.tensor(operator.outputs[0]).dims[1:4]
+    padding = int(operator.option("padding", SAME))
+    placed = [
+        _transposed_pads(build, padding, size, result, (k - 1) * d + 1, s)
+        for size, result, k, d, s in zip(
+            build.tensor(data).dims[1:4], result_sizes, kernel, dilations, strides, strict=True
+        )
+    ]
+    begin, end, extra = zip(*placed, strict=True)
+    value = build.op(
+        "ConvTranspose",
+        [
+            build.op("Transpose", [build.get(data)], perm=(0, 4, 1, 2, 3)),
+            weight(build, filters, (4, 3, 0, 1, 2)),
+            *bias(build, operator, 3, data=2),
+        ],
+        kernel_shape=kernel,
+        strides=strides,
+        dilations=dilations,
+        pads=[*begin, *end],
+        output_padding=extra if any(extra) else None,
+    )
+    value = build.op("Transpose", [fused(build, operator, value)], perm=(0, 2, 3, 4, 1))
+    build.put(operator.outputs[0], value)
+
+
+def weight(
+    build: Build, index: int, permutation: Sequence[int], operator: Operator | None = None, data: int = 0
+) -> ir.Value:
+    """The filter with its axes permuted: at conversion where it is constant, else by a Transpose.
+
+    With ``operator``, whose data operand is number ``data``, the filter takes over what 16-bit kernels do to
+    its scales.
+    """
     tensor = build.tensor(index)
 
     def move(array: Array) -> Array:
@@ -151,15 +190,16 @@ def weight(build: Build, index: int, permutation: Sequence[int]) -> ir.Value:
     if tensor.data is not None and build.is_quantized(index):
         assert tensor.quantization is not None
         axis = list(permutation).index(tensor.quantization.axis)
-        return build.dequantized_constant(index, move, axis)
-    data = build.constant_of(index)
-    if data is not None:
-        return build.constant(move(data.astype(np.float32)), "weight")
+        gain = None if operator is None else _gain(build, operator, data)
+        return build.dequantized_constant(index, move, axis, gain)
+    stored = build.constant_of(index)
+    if stored is not None:
+        return build.constant(move(stored.astype(np.float32)), "weight")
     return build.op("Transpose", [build.get(index)], perm=tuple(permutation))
 
 
 def bias(build: Build, operator: Operator, position: int, data: int = 0) -> list[ir.Value]:
-    """The bias as a list of one, or none; int32 biases count steps of input scale × filter scale."""
+    """The bias as a list of one, or none; integer biases count steps of input scale × filter scale."""
     index = operator.operand(position)
     if index is None:
         return []
@@ -170,9 +210,34 @@ def bias(build: Build, operator: Operator, position: int, data: int = 0) -> list
     if scales is None:
         build.refuse(f"its bias {tensor.name!r} holds integers, but not all of its operands do")
     if tensor.dtype != np.int32:
+        gain = _gain(build, operator, data)
+        scales = scales if gain is None else scales * gain
         return [build.constant((tensor.data * scales).astype(np.float32), "bias")]
     steps = Quantization(scales.astype(np.float32), np.zeros(scales.size, np.int64), 0)
     return [build.dequantize(build.constant(tensor.data, "bias"), tensor.dtype, steps)]
+
+
+def _gain(build: Build, operator: Operator, data: int) -> Array | None:
+    """The factor of 16-bit kernels with 64-bit sums [1 or channels]; None where another kernel runs."""
+    output = build.tensor(operator.outputs[0])
+    if build.tensor(operator.inputs[data]).dtype != np.int16 or output.dtype != np.int16:
+        return None
+    offset = operator.operand(data + 2 if data == 0 else data + 1)
+    if offset is not None and build.tensor(offset).dtype == np.int32:
+        return None
+    steps = sum_steps(build, operator, data)
+    if steps is None or output.quantization is None:
+        return None
+    return short_multiplier_gain(steps / output.quantization.scales)
+
+
+def short_multiplier(build: Build, operator: Operator, value: ir.Value) -> ir.Value:
+    """``value`` times the factor of 16-bit kernels, where there is no filter to take it over."""
+    gain = _gain(build, operator, 0)
+    if gain is None:
+        return value
+    scaled: ir.Value = build.op("Mul", [value, build.constant(gain.astype(np.float32), "gain")])
+    return scaled
 
 
 def sum_steps(build: Build, operator: Operator, data: int = 0) -> Array | None:

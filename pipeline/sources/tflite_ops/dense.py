@@ -5,7 +5,7 @@ from __future__ import annotations
 from pipeline.sources.tflite_model import Operator
 from pipeline.sources.tflite_ops.activations import fused
 from pipeline.sources.tflite_ops.build import Build
-from pipeline.sources.tflite_ops.convolution import bias, rounded_twice, weight
+from pipeline.sources.tflite_ops.convolution import bias, rounded_twice, short_multiplier, weight
 
 
 def fully_connected(build: Build, operator: Operator) -> None:
@@ -24,10 +24,10 @@ def fully_connected(build: Build, operator: Operator) -> None:
         value = build.op("Reshape", [value, build.integers([-1, depth], "rows")])
     offset = bias(build, operator, 2)
     if keep:
-        value = build.op("MatMul", [value, weight(build, weights, (1, 0))])
+        value = build.op("MatMul", [value, weight(build, weights, (1, 0), operator)])
         value = build.op("Add", [value, *offset]) if offset else value
     else:
-        value = build.op("Gemm", [value, weight(build, weights, (0, 1)), *offset], transB=1)
+        value = build.op("Gemm", [value, weight(build, weights, (0, 1), operator), *offset], transB=1)
     value = rounded_twice(build, operator, value, trailing=0)
     build.put(operator.outputs[0], fused(build, operator, value))
 
@@ -42,4 +42,5 @@ def batch_matmul(build: Build, operator: Operator) -> None:
             rank = build.tensor(index).rank
             value = build.op("Transpose", [value], perm=(*range(rank - 2), rank - 1, rank - 2))
         values.append(value)
-    build.put(operator.outputs[0], build.op("MatMul", values))
+    value = short_multiplier(build, operator, build.op("MatMul", values))
+    build.put(operator.outputs[0], rounded_twice(build, operator, value, trailing=0))

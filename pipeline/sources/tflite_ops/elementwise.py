@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import numpy as np
 import onnx_ir as ir
 
 from pipeline.sources.tflite_model import Operator
-from pipeline.sources.tflite_ops.activations import Handler, fused
-from pipeline.sources.tflite_ops.build import Build
+from pipeline.sources.tflite_ops.activations import fused
+from pipeline.sources.tflite_ops.build import Build, Handler
 
 Formula = Callable[[Build, bool, ir.Value, ir.Value], ir.Value]
 
@@ -62,9 +63,39 @@ def floor_mod(build: Build, whole: bool, a: ir.Value, b: ir.Value) -> ir.Value:
     return build.op("Mod", [build.op("Add", [once, b]), b], fmod=1)
 
 
+def atan2(build: Build, _whole: bool, y: ir.Value, x: ir.Value) -> ir.Value:
+    """The angle of (x, y) in [-π, π]; ONNX has only atan, which knows half of the circle."""
+    zero, half, whole = build.real(0.0), build.real(np.pi / 2), build.real(np.pi)
+    slope = build.op("Atan", [build.op("Div", [y, x])])
+    upper = build.op("GreaterOrEqual", [y, zero])
+    turn = build.op("Where", [upper, whole, build.real(-np.pi)])
+    left = build.op("Add", [slope, turn])
+    sign = build.op("Sign", [y])
+    upright = build.op("Mul", [sign, half])
+    below = build.op("Less", [x, zero])
+    sideways: ir.Value = build.op(
+        "Where", [build.op("Equal", [x, zero]), upright, build.op("Where", [below, left, slope])]
+    )
+    return sideways
+
+
 def not_equal(build: Build, _whole: bool, a: ir.Value, b: ir.Value) -> ir.Value:
     """a ≠ b."""
     return build.op("Not", [build.op("Equal", [a, b])])
+
+
+def bucketize(build: Build, operator: Operator) -> None:
+    """BUCKETIZE: how many of the ascending boundaries lie at or below each element."""
+    data = build.input(operator, 0)
+    stated = operator.option("boundaries")
+    boundaries = np.asarray([] if stated is None else stated, np.float32)
+    value = build.get(data)
+    if build.tensor(data).dtype.kind in "iu" and not build.is_quantized(data):
+        value = build.op("Cast", [value], to=int(ir.DataType.FLOAT))
+    spread = build.op("Unsqueeze", [value, build.integers([-1])])
+    reached = build.op("GreaterOrEqual", [spread, build.constant(boundaries, "boundaries")])
+    counted = build.op("Cast", [reached], to=int(ir.DataType.INT32))
+    build.put(operator.outputs[0], build.op("ReduceSum", [counted, build.integers([-1])], keepdims=0))
 
 
 def variadic(op_type: str) -> Handler:

@@ -5,8 +5,7 @@ from __future__ import annotations
 import onnx_ir as ir
 
 from pipeline.sources.tflite_model import Operator
-from pipeline.sources.tflite_ops.activations import Handler
-from pipeline.sources.tflite_ops.build import Build
+from pipeline.sources.tflite_ops.build import Build, Handler
 
 
 def reduce(op_type: str) -> Handler:

@@ -125,12 +125,28 @@ def _join(build: Build, parts: list[ir.Value]) -> ir.Value:
 
 
 def gather(build: Build, operator: Operator) -> None:
-    """GATHER along an axis, without batch dimensions."""
+    """GATHER along an axis; the first ``batchDims`` axes of data and indices go together."""
     data, indices = build.input(operator, 0), build.input(operator, 1)
-    if int(operator.option("batchDims", 0) or 0):
-        build.refuse("batch dimensions are not carried over")
-    axis = int(operator.option("axis", 0))
-    value = build.op("Gather", [build.get(data), build.get(indices)], axis=axis)
+    rank, batch = build.tensor(data).rank, int(operator.option("batchDims", 0) or 0)
+    batch += build.tensor(indices).rank if batch < 0 else 0
+    axis = int(operator.option("axis", 0)) % max(rank, 1)
+    if batch == 0:
+        value = build.op("Gather", [build.get(data), build.get(indices)], axis=axis)
+        build.put(operator.outputs[0], value, on_grid_of=data)
+        return
+    # GatherND looks along the axis right behind the batch: bring it there, and the result's back.
+    places = build.tensor(indices).rank - batch
+    between = axis - batch
+    order = [*range(batch), axis, *(i for i in range(batch, rank) if i != axis)]
+    value = build.get(data)
+    value = build.op("Transpose", [value], perm=order) if between else value
+    chosen = build.op("Unsqueeze", [build.int64(indices), build.integers([-1])])
+    value = build.op("GatherND", [value, chosen], batch_dims=batch)  # [batch, places, between, rest]
+    if between:
+        total = places + rank - 1
+        moved = [*range(batch), *range(batch + places, batch + places + between),
+                 *range(batch, batch + places), *range(batch + places + between, total)]  # fmt: skip
+        value = build.op("Transpose", [value], perm=moved)
     build.put(operator.outputs[0], value, on_grid_of=data)
 
 
@@ -162,6 +178,36 @@ def scatter_nd(build: Build, operator: Operator) -> None:
     dtype = build.tensor(updates).dtype
     zeros = build.op("ConstantOfShape", [build.int64(shape)], value=ir.tensor(np.zeros(1, dtype)))
     build.put(operator.outputs[0], build.op("ScatterND", [zeros, build.int64(indices), build.get(updates)]))
+
+
+def sparse_to_dense(build: Build, operator: Operator) -> None:
+    """SPARSE_TO_DENSE(indices [n, rank], shape, values, default); a vector of indices is for one axis."""
+    indices, shape, values, default = (build.input(operator, position) for position in range(4))
+    places = build.int64(indices)
+    if build.tensor(indices).rank < 2:
+        places = build.op("Reshape", [places, build.integers([-1, 1])])
+    count = build.tensor(indices).dims[0] if build.tensor(indices).rank else 1
+    stored = build.get(values)
+    if build.tensor(values).rank == 0:
+        if count is None:
+            build.refuse("the number of its indices is not known")
+        stored = build.op("Expand", [stored, build.integers([count])])
+    filled = build.op("Expand", [build.get(default), build.int64(shape)])
+    build.put(operator.outputs[0], build.op("ScatterND", [filled, places, stored]))
+
+
+def unique(build: Build, operator: Operator) -> None:
+    """UNIQUE: the values in order of first appearance, and where each element went."""
+    data = build.input(operator, 0)
+    dtype = build.tensor(data).dtype
+    wide = dtype.kind in "iu" and not build.is_quantized(data)  # ONNX Runtime has it for int64 alone
+    value = build.int64(data) if wide else build.get(data)
+    values, _, places, _ = build.ops("Unique", [value], 4, sorted=0)
+    if wide and dtype != np.int64:
+        values = build.op("Cast", [values], to=int(ir.DataType.from_numpy(dtype)))
+    build.put(operator.outputs[0], values, on_grid_of=data)
+    kind = ir.DataType.from_numpy(build.tensor(operator.outputs[1]).dtype)
+    build.put(operator.outputs[1], build.op("Cast", [places], to=int(kind)))
 
 
 def where(build: Build, operator: Operator) -> None:
