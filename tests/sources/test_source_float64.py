@@ -88,4 +88,3 @@ def test_a_child_whose_memory_is_limited_is_not_asked_for_more(tf: Worker, tmp_p
         with pytest.raises(UnsupportedModelError, match="memory is limited"):
             source.run_float64(feed)
         assert source.run(feed)
-
