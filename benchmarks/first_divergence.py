@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
-from benchmarks.plant_faults import FAULTS, Fault, plant, sketches_for
+from benchmarks.plant_faults import FAULTS, Fault, Planted, plant, sketches_for
 from benchmarks.zoo import REPOSITORY, built, network
 from optim.contract import Feeds
 from optim.facts import sources_of
@@ -32,7 +32,7 @@ from optim.recipes import recipe_named
 from optim.schedule import optimize
 from pipeline.bench.host import environment
 from pipeline.parity.first_divergence import first_divergence
-from pipeline.parity.localise import OUTPUT_NOISE, difference, outputs_agree
+from pipeline.parity.localise import OUTPUT_NOISE, Divergence, difference, outputs_agree
 from targets.float64.evaluate import GraphEvaluator, widen
 from targets.reference import Float64Session, OrtSession, written
 
@@ -97,11 +97,16 @@ def plants(
             found = first_divergence(model, faulty, {"image": feed})
             yield line | {
                 "effect": True,
-                "right_node": found is not None and bool(computed_at(faulty, found.tensor) & planted.tensors),
+                "right_node": found is not None and at_fault(faulty, found, planted),
                 "right_cause": found is not None and found.cause == planted.cause,
                 "found": None if found is None else found.record().model_dump() | {"detail": found.detail},
                 "seconds": round(time.perf_counter() - begin, 3),
             }
+
+
+def at_fault(model: ir.Model, found: Divergence, planted: Planted) -> bool:
+    """Whether the node that is named is the faulty one, or the one that carries it after optimisation."""
+    return found.node == planted.node or bool(computed_at(model, found.tensor) & planted.tensors)
 
 
 def computed_at(model: ir.Model, tensor: str) -> set[str]:

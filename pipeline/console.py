@@ -11,6 +11,7 @@ from rich.text import Text
 
 from pipeline.console_benchmark import print_benchmark, print_gate
 from pipeline.console_layers import print_layer_checks
+from pipeline.parity.source_truth_words import in_words
 from pipeline.records import (
     BenchmarkRecord,
     BundleRecord,
@@ -36,6 +37,11 @@ if TYPE_CHECKING:
 
 def _mark(good: bool) -> Text:
     return Text("pass", style=_GOOD) if good else Text("FAIL", style=_BAD)
+
+
+def _times(multiple: float | None) -> str:
+    """An error against float64 as a multiple of the source framework's own."""
+    return "-" if multiple is None else f"{multiple:.2f}"
 
 
 def _db(value: float) -> str:
@@ -91,13 +97,18 @@ def _parity_summary(record: RunRecord) -> Table:
         "question",
         "max|Δ| / range",
         "SNR dB",
+        "× source",
         "",
         "",
-        right=("max|Δ| / range", "SNR dB"),
+        right=("max|Δ| / range", "SNR dB", "× source"),
     )
     for line in record.parity:
         name = line.question.replace("_", " ")
-        figures = (f"{line.worst_max_abs_over_range:.1e}", _db(line.worst_snr_db))
+        figures = (
+            f"{line.worst_max_abs_over_range:.1e}",
+            _db(line.worst_snr_db),
+            _times(line.error_multiple),
+        )
         _row(table, name, *figures, _mark(line.passed), _judged_by(record.parity_detail, line.question))
     return table
 
@@ -202,12 +213,14 @@ def show_parity(record: ParityRecord, layers: Sequence[LayerComparison] = ()) ->
         )
     )
     table = _table(
-        "Comparisons", "input", "output", "max|Δ|", "max|Δ| / range", "SNR dB", "cosine", "",
-        right=("max|Δ|", "max|Δ| / range", "SNR dB", "cosine"),
+        "Comparisons", "input", "output", "max|Δ|", "max|Δ| / range", "SNR dB", "cosine", "× source", "",
+        right=("max|Δ|", "max|Δ| / range", "SNR dB", "cosine", "× source"),
     )  # fmt: skip
     for one in record.comparisons:
         m = one.metrics
-        numbers = (f"{m.max_abs:.2e}", f"{m.max_abs_over_range:.1e}", _db(m.snr_db), f"{m.cosine:.9f}")
+        known = one.b_error is not None and one.source_error
+        times = _times(one.b_error / one.source_error if known else None)  # type: ignore[operator]
+        numbers = (f"{m.max_abs:.2e}", f"{m.max_abs_over_range:.1e}", _db(m.snr_db), f"{m.cosine:.9f}", times)
         _row(table, one.feed, one.output, *numbers, _mark(one.passed))
     console.print(table)
     for one in record.comparisons:
@@ -220,6 +233,8 @@ def show_parity(record: ParityRecord, layers: Sequence[LayerComparison] = ()) ->
 
 def _print_findings(console: Console, record: ParityRecord) -> None:
     """Where the models part, if they do, and what the user should know."""
+    if record.source_float64 is not None:
+        console.print(in_words(record.source_float64))
     found = record.first_divergence
     if found is not None:
         console.print(
@@ -270,6 +285,11 @@ def show_bundle(record: BundleRecord) -> None:
     console.print(Text(f"{record.target}: {record.state.value}", style=style))
     if record.max_abs_over_range is not None and record.snr_db is not None:
         console.print(f"max|Δ| / range {record.max_abs_over_range:.1e}, SNR {_db(record.snr_db)} dB")
+    if record.error is not None and record.error_multiple is not None:
+        console.print(
+            f"error against float64 {record.error:.1e} of the range: "
+            f"{record.error_multiple:.2f} × the source's own"
+        )
     for reason in record.reasons:
         console.print(f"- {reason}")
     console.print(record.path)

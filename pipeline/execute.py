@@ -15,6 +15,7 @@ from filelock import FileLock
 from optim.errors import GateNotMetError
 from pipeline.config import Config
 from pipeline.load_config import load_config
+from pipeline.parity.verdict import error_multiple
 from pipeline.plan import Step, StepState, explain, make_plan, remember
 from pipeline.progress import Reporter, Silent
 from pipeline.records import (
@@ -195,6 +196,7 @@ def _summaries(parity: ParityRecord, bundles: tuple[BundleRecord, ...]) -> tuple
                 passed=all(one.passed for one in asked),
                 worst_max_abs_over_range=max(one.metrics.max_abs_over_range for one in asked),
                 worst_snr_db=min(one.metrics.snr_db for one in asked),
+                error_multiple=error_multiple(asked),
             )
         )
     compared = [one for one in bundles if one.max_abs_over_range is not None and one.snr_db is not None]
@@ -204,6 +206,7 @@ def _summaries(parity: ParityRecord, bundles: tuple[BundleRecord, ...]) -> tuple
             passed=one.status == "ok",
             worst_max_abs_over_range=one.max_abs_over_range or 0.0,
             worst_snr_db=one.snr_db if one.snr_db is not None else 0.0,
+            error_multiple=one.error_multiple,
         )
         for one in compared
     ]

@@ -220,6 +220,18 @@ class LayerStudyRow(Record):
     note: str = ""
 
 
+class SourceTruthRecord(Record):
+    """The source in its own framework and the converted graph, both in float64."""
+
+    state: Literal["exact", "within_rounding", "apart", "not_evaluated"]
+    max_abs_over_range: Real | None = None  # between the two float64 runs, at its worst
+    source_rounding: Real | None = None  # of the source's own float32 run, likewise
+    feed: str = ""  # where it is worst
+    feeds: tuple[str, ...] = ()  # all that were evaluated
+    reason: str = ""  # why it was not evaluated
+    seconds: float
+
+
 class ParityRecord(Record):
     stage: Literal["parity"] = "parity"
     status: Literal["ok", "gate_not_met"] = "ok"
@@ -228,6 +240,7 @@ class ParityRecord(Record):
     comparisons: tuple[ComparisonRecord, ...]
     accuracy: tuple[AccuracyRecord, ...]
     metrics: Metrics  # of the worst comparison
+    source_float64: SourceTruthRecord | None = None  # None: no float64 was asked for
     first_divergence: DivergenceRecord | None = None
     runtime_settings: dict[str, str]
     notices: tuple[str, ...] = ()  # what the user should know although nothing failed
@@ -282,6 +295,25 @@ class PredictionRow(Record):
     target_value: Real
 
 
+class TargetLayerRecord(Record):
+    """A layer in the target's own words."""
+
+    name: str
+    op: str
+    tensor: str  # the ONNX tensor that it computes
+    weights: tuple[tuple[str, tuple[int, ...]], ...] = ()
+    axes: tuple[tuple[int, ...] | None, ...] = ()
+    """For each weight: the order in which the source's axes stand; None where the shapes leave doubt."""
+    padding: str = ""
+
+
+class LayerPlaceRecord(Record):
+    """A source layer and the target's layers that carry it; none where it was merged into another."""
+
+    layer: str
+    target: tuple[TargetLayerRecord, ...]
+
+
 class BundleRecord(Record):
     stage: Literal["export"] = "export"
     status: Literal["ok", "gate_not_met", "unsupported", "failed"] = "ok"
@@ -291,7 +323,11 @@ class BundleRecord(Record):
     artefacts: tuple[str, ...]
     max_abs_over_range: Real | None
     snr_db: Real | None
+    error: Real | None = None  # max|error| / range of the artefact against float64
+    source_error: Real | None = None  # of the source framework, on the same references
+    error_multiple: Real | None = None  # the one as a multiple of the other
     reasons: tuple[str, ...] = ()
+    layer_map: tuple[LayerPlaceRecord, ...] = ()  # where the target's format names its layers
     layers: tuple[LayerCheckRow, ...] = ()  # where the target's option `layer_checks` asks for it
     predictions: tuple[PredictionRow, ...] = ()
     seconds: float
@@ -315,6 +351,7 @@ class ParitySummary(Record):
     passed: bool
     worst_max_abs_over_range: Real
     worst_snr_db: Real
+    error_multiple: Real | None = None  # worst error against float64 over the source's own worst
 
 
 class RunRecord(Record):

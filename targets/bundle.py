@@ -9,6 +9,7 @@
       preprocess.json          from raw data to the model's input
       labels.txt               one class a line, where the model has classes with names
       references/*.npz         inputs and the outputs they must give
+      truth/*.npz              the same outputs in float64, where the model can be evaluated so
       predict.py verify.py     stand-alone, in the target's own world
       README.md MODEL_CARD.md LICENCES.md
       sbom.cdx.json            CycloneDX: the model, what it needs, what was put in
@@ -38,6 +39,7 @@ from targets.bundle_documents import write_documents
 from targets.catalog import target_named
 from targets.closeness import Gate
 from targets.contract import Artefact, State, Target
+from targets.layer_table import OPTION, layers_of, with_target_layers
 from targets.layer_trace import LayerTrace, save_trace
 from targets.licences import licences_of, write_licences
 from targets.manifest import (
@@ -55,7 +57,7 @@ from targets.manifest import (
     write_manifest,
 )
 from targets.preprocessing import Preprocessing
-from targets.references import Reference, save_reference
+from targets.references import Reference, save_reference, save_truth
 from targets.replay import BundleVerdict, replay, verdict_of
 from targets.sbom import write_sbom
 from targets.signature import sign_folder, signature_problem
@@ -64,6 +66,7 @@ __all__ = ["Bundle", "BundleSpec", "BundleVerdict", "class_count", "verify_bundl
 from targets.test_set import TestSet, save_test_set
 
 _FULL: Final = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
+TRUTH: Final = "truth"
 _FILE_STEM: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.=-]*")
 
 
@@ -86,7 +89,7 @@ class BundleSpec:
     hardware: Mapping[str, object] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=dict)
     licences: Mapping[str, str] = field(default_factory=dict)  # component → SPDX expression or "unknown"
-    layers: tuple[Mapping[str, object], ...] = ()  # source layers, in order
+    layers: tuple[Mapping[str, object], ...] = ()  # source layers, in order; `tensors`: ONNX tensors of each
     created: str = ""  # ISO 8601, UTC; empty: now
     trace: LayerTrace | None = None  # the source's layers, for a target that compares its own
     test_set: TestSet | None = None  # raw, for a target that ships it
@@ -100,6 +103,7 @@ class Bundle:
     path: Path | None
     artefact: Artefact
     verdict: BundleVerdict
+    layers: tuple[Mapping[str, object], ...] = ()  # source layers with the target's, where it names any
 
 
 def write_bundle(spec: BundleSpec, destination: Path) -> Bundle:
@@ -171,7 +175,7 @@ def verify_bundle(
     if problems:
         # Nothing in a folder that is not what it claims to be is loaded.
         return verdict_of(manifest, State.FAILED, None, problems, "not executed: the bundle is not intact")
-    bounds = gate or Gate(manifest.gate.max_abs_over_range, manifest.gate.snr_db)
+    bounds = gate or Gate(**manifest.gate.model_dump())
     try:
         chosen = target or target_named(manifest.target)
     except UserError as error:
@@ -190,6 +194,11 @@ def _fill(
     (folder / REFERENCES).mkdir()
     for reference in spec.references:
         save_reference(reference, folder / REFERENCES / f"{reference.name}.npz")
+    known = [reference for reference in spec.references if reference.truth]
+    if known:
+        (folder / TRUTH).mkdir()
+    for reference in known:
+        save_truth(reference, folder / TRUTH / f"{reference.name}.npz")
     if spec.trace is not None:
         save_trace(spec.trace, folder)
     if spec.test_set is not None:
@@ -198,6 +207,8 @@ def _fill(
     for name in artefact.files:
         if unsafe_path(name) or not (folder / name).is_file():
             raise InternalError(f"target {spec.target.name} promised {name!r} and did not write it")
+    layers = with_target_layers(spec.layers, layers_of(folder, artefact))
+    artefact = replace(artefact, options={k: v for k, v in artefact.options.items() if k != OPTION})
     gate = _gate_for(artefact, spec.gate)
     heads = saturating_heads(onnx_file.load(spec.model))
     manifest = Manifest(
@@ -210,14 +221,15 @@ def _fill(
         artefact=ArtefactEntry(files=artefact.files, options=plain(artefact.options)),
         inputs=tuple(TensorEntry(**asdict(t)) for t in inputs),
         outputs=tuple(TensorEntry(**asdict(t), head=_head(heads, t.name)) for t in outputs),
-        gate=GateEntry(max_abs_over_range=gate.max_abs_over_range, snr_db=gate.snr_db),
+        gate=GateEntry(**asdict(gate)),
         verification=None,
         references=tuple(f"{REFERENCES}/{reference.name}.npz" for reference in spec.references),
+        truth=tuple(f"{TRUTH}/{reference.name}.npz" for reference in known),
         labels=None if spec.labels is None else len(spec.labels),
         licences=licences_of(spec.licences, artefact),
         versions=dict(spec.versions),
         provenance=plain(spec.provenance),
-        layers=tuple(plain(layer) for layer in spec.layers),
+        layers=tuple(plain(layer) for layer in layers),
         parity=plain(spec.parity),
         benchmark=plain(spec.benchmark),
         hardware=plain(spec.hardware),
@@ -229,6 +241,9 @@ def _fill(
             max_abs_over_range=plain(verdict.max_abs_over_range),
             snr_db=plain(verdict.snr_db),
             references=len(spec.references),
+            error=plain(None if verdict.error is None else verdict.error.artefact),
+            source_error=plain(None if verdict.error is None else verdict.error.source),
+            error_multiple=plain(None if verdict.error is None else verdict.error.multiple),
         )
         manifest = manifest.model_copy(update={"verification": verification})
     manifest = manifest.model_copy(update={"state": verdict.state, "detail": verdict.detail})
@@ -240,7 +255,7 @@ def _fill(
     write_manifest(folder, manifest.model_copy(update={"files": entries_for(folder)}))
     if spec.signing_key is not None:
         sign_folder(folder, spec.signing_key)
-    return Bundle(None, artefact, verdict)
+    return Bundle(None, artefact, verdict, layers)
 
 
 def _head(heads: Mapping[str, Head], output: str) -> Literal["", "softmax"]:

@@ -24,6 +24,7 @@ class Gate:
 
     max_abs_over_range: float = 2e-5
     snr_db: float = 90.0
+    source_error_factor: float | None = None  # of the source's own error; None: the error is not judged
 
     def passes(self, closeness: Closeness) -> bool:
         """Whether both bounds hold; a NaN figure passes nothing."""
@@ -71,6 +72,47 @@ def closeness(got: Array, ref: Array, *, softmax: bool = False) -> Closeness:
         return Closeness(0.0, math.inf)
     snr = 10.0 * math.log10(signal / noise) if signal > 0.0 else -math.inf
     return Closeness(float(delta.max()) / scale, snr)
+
+
+SOURCE_ERROR_SLACK = 1e-6  # of the range: below it float32 results scatter however good they are
+
+
+@dataclass(frozen=True)
+class OwnError:
+    """max|error| / range against float64, of an artefact and of the source framework on the same input."""
+
+    artefact: float
+    source: float
+
+    @property
+    def multiple(self) -> float | None:
+        """The artefact's error in units of the source's own; None where the source has none."""
+        return self.artefact / self.source if self.source > 0 else None
+
+    def within(self, factor: float) -> bool:
+        """Whether the artefact's error is at most ``factor`` times the source's own, and a little."""
+        return self.artefact <= factor * self.source + SOURCE_ERROR_SLACK
+
+
+def own_error(got: Array, expected: Array, truth: Array, *, softmax: bool = False) -> OwnError | None:
+    """The errors of one output; None where it holds no floating-point numbers, or another shape.
+
+    Args:
+        got: the artefact's answer; ``expected``: the source framework's; ``truth``: in float64.
+    """
+    if truth.dtype.kind != "f" or got.dtype.kind != "f" or not (got.shape == expected.shape == truth.shape):
+        return None
+    artefact, source = (
+        closeness(side.astype(np.float64), truth, softmax=softmax).max_abs_over_range
+        for side in (got, expected)
+    )
+    return OwnError(artefact, source) if math.isfinite(source) else None
+
+
+def worst_error(errors: Iterable[OwnError]) -> OwnError | None:
+    """The artefact's worst error and the source's worst, each over all outputs; None of nothing."""
+    seen = list(errors)
+    return OwnError(max(e.artefact for e in seen), max(e.source for e in seen)) if seen else None
 
 
 def worst(figures: Iterable[Closeness]) -> Closeness:

@@ -38,6 +38,7 @@ class LayerNames:
             shared and _COUNT.search(first) is not None and all(_COUNT.search(one) for one in inner)
         )
         self._taken: set[str] = set()
+        self.given: dict[str, str] = {}  # name → the ONNX tensor that its node computes
 
     def of(self, node: ir.Node, part: str = "") -> str:
         """A name that no earlier call has given; ``part`` is one of several layers made of the node."""
@@ -45,7 +46,10 @@ class LayerNames:
         if len(scope) > 1 and scope[0] == self._shared:
             scope = [_COUNT.sub("", part) for part in scope[1:]] if self._counted else scope[1:]
         stem = "/".join(scope)
-        return self.unique(f"{stem}/{part}" if part else stem, _WORDS.get(node.op_type, node.op_type.lower()))
+        word = _WORDS.get(node.op_type, node.op_type.lower())
+        name = self.unique(f"{stem}/{part}" if part else stem, word)
+        self.given[name] = node.outputs[0].name or "" if node.outputs else ""
+        return name
 
     def unique(self, wanted: str, word: str = "") -> str:
         """``wanted``, or with ``word`` and a number behind it where it is taken."""

@@ -55,6 +55,7 @@ class GateEntry(_Part):
 
     max_abs_over_range: float
     snr_db: float
+    source_error_factor: float | None = None  # error ≤ this × the source's own + 1e-6; None: not judged
 
 
 class ArtefactEntry(_Part):
@@ -70,6 +71,9 @@ class VerificationEntry(_Part):
     max_abs_over_range: float | str
     snr_db: float | str
     references: int
+    error: float | str | None = None  # max|error| / range of the artefact against float64
+    source_error: float | str | None = None  # of the source framework, likewise
+    error_multiple: float | str | None = None  # the one as a multiple of the other
 
 
 class Manifest(_Part):
@@ -88,6 +92,7 @@ class Manifest(_Part):
     gate: GateEntry
     verification: VerificationEntry | None
     references: tuple[str, ...]
+    truth: tuple[str, ...] = ()  # outputs in float64 for references of the same file name
     labels: int | None
     licences: dict[str, str]
     versions: dict[str, str]
@@ -209,7 +214,7 @@ def integrity_problems(folder: Path, manifest: Manifest) -> list[str]:
             problems.append(f"{name} {problem}")
     listed = {*manifest.files, MANIFEST_FILE, GUARD_FILE, SIGNATURE_FILE}
     problems += [f"{name} is not in the manifest" for name in files_under(folder) if name not in listed]
-    needed = {*manifest.artefact.files, *manifest.references}
+    needed = {*manifest.artefact.files, *manifest.references, *manifest.truth}
     problems += [
         f"the manifest needs {name!r} but does not list it" for name in sorted(needed - {*manifest.files})
     ]

@@ -1,13 +1,14 @@
 """Reference inputs and outputs: what a bundle replays where it is deployed.
 
-On disk: one ``.npz`` a reference, keys ``in|<tensor>`` and ``out|<tensor>``, no pickled objects.
+On disk: one ``.npz`` a reference, keys ``in|<tensor>`` and ``out|<tensor>``, no pickled objects. Where the
+model could be evaluated in float64, another ``.npz`` of the same name holds those outputs, by the same keys.
 """
 
 from __future__ import annotations
 
 import zipfile
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +24,23 @@ class Reference:
     name: str  # file stem: letters, digits, "_", "-", "."
     feeds: Mapping[str, Array]
     outputs: Mapping[str, Array]
+    truth: Mapping[str, Array] = field(default_factory=dict)  # outputs in float64, where there are any
+
+
+def save_truth(reference: Reference, file: Path) -> None:
+    """Write the float64 outputs of ``reference``."""
+    arrays = {f"out|{k}": np.asarray(v, order="C") for k, v in reference.truth.items()}
+    with file.open("wb") as stream:
+        np.savez_compressed(stream, allow_pickle=False, **arrays)  # type: ignore[arg-type, unused-ignore]
+
+
+def load_truth(file: Path) -> dict[str, Array]:
+    """Read what ``save_truth`` wrote.
+
+    Raises:
+        UserError: the file is damaged or holds unknown keys.
+    """
+    return _read(file)[1]
 
 
 def save_reference(reference: Reference, file: Path) -> None:
@@ -42,6 +60,14 @@ def load_reference(file: Path) -> Reference:
     Raises:
         UserError: the file is damaged, holds pickled objects or unknown keys, or lacks inputs or outputs.
     """
+    feeds, outputs = _read(file)
+    if not feeds or not outputs:
+        raise UserError("holds no inputs or no outputs", where=str(file))
+    return Reference(file.stem, feeds, outputs)
+
+
+def _read(file: Path) -> tuple[dict[str, Array], dict[str, Array]]:
+    """Inputs and outputs in a file of references."""
     feeds: dict[str, Array] = {}
     outputs: dict[str, Array] = {}
     try:
@@ -55,6 +81,4 @@ def load_reference(file: Path) -> Reference:
                 (feeds if side == "in" else outputs)[tensor] = stored[key]
     except (OSError, ValueError, EOFError, zipfile.BadZipFile, zipfile.LargeZipFile) as error:
         raise UserError(f"cannot be read: {error}", where=str(file)) from error
-    if not feeds or not outputs:
-        raise UserError("holds no inputs or no outputs", where=str(file))
-    return Reference(file.stem, feeds, outputs)
+    return feeds, outputs

@@ -2,14 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from optim.contract import Array
 from optim.errors import MissingRuntimeError
-from targets.closeness import APART, Closeness, Gate, closeness, worst
+from targets.closeness import (
+    APART,
+    SOURCE_ERROR_SLACK,
+    Closeness,
+    Gate,
+    OwnError,
+    closeness,
+    own_error,
+    worst,
+    worst_error,
+)
 from targets.contract import Artefact, Session, State, Target
 from targets.manifest import Manifest
-from targets.references import load_reference
+from targets.references import load_reference, load_truth
 
 
 @dataclass(frozen=True)
@@ -23,6 +35,7 @@ class BundleVerdict:
     problems: tuple[str, ...]  # why it failed
     detail: str  # runtime and version, or why it was not executed
     artefacts: tuple[str, ...]
+    error: OwnError | None = None  # against float64, where the bundle holds that
 
 
 def replay(folder: Path, manifest: Manifest, target: Target, gate: Gate) -> BundleVerdict:
@@ -39,14 +52,16 @@ def replay(folder: Path, manifest: Manifest, target: Target, gate: Gate) -> Bund
         return verdict_of(manifest, State.FAILED, None, [problem], "")
     optional = _names(artefact, "optional")
     figures: list[Closeness] = []
+    errors: list[OwnError] = []
     problems: list[str] = []
     absent: list[str] = []
     runtime = ""
     for model in runnable:
         try:
-            found, wrong, runtime = _replay_one(folder, manifest, target, gate, model)
+            found, wrong, own, runtime = _replay_one(folder, manifest, target, gate, model)
             figures += found
             problems += wrong
+            errors += [] if own is None else [own]
         except MissingRuntimeError as error:
             absent.append(f"{model}: {error.what}")
             if model not in optional:
@@ -56,7 +71,7 @@ def replay(folder: Path, manifest: Manifest, target: Target, gate: Gate) -> Bund
             return verdict_of(manifest, State.FAILED, None, problems, "the runtime failed")
     unexecuted = "; ".join(absent)
     if problems:
-        return verdict_of(manifest, State.FAILED, worst(figures), problems, runtime)
+        return verdict_of(manifest, State.FAILED, worst(figures), problems, runtime, worst_error(errors))
     if not figures or any(line.partition(": ")[0] not in optional for line in absent):
         detail = f"no runtime on this machine: {unexecuted}" if absent else "nothing was compared"
         return verdict_of(manifest, State.PRODUCED if absent else State.FAILED, None, [], detail)
@@ -66,11 +81,17 @@ def replay(folder: Path, manifest: Manifest, target: Target, gate: Gate) -> Bund
         worst(figures),
         [],
         f"{runtime}; not executed: {unexecuted}" if absent else runtime,
+        worst_error(errors),
     )
 
 
 def verdict_of(
-    manifest: Manifest, state: State, found: Closeness | None, problems: list[str], detail: str
+    manifest: Manifest,
+    state: State,
+    found: Closeness | None,
+    problems: list[str],
+    detail: str,
+    error: OwnError | None = None,
 ) -> BundleVerdict:
     """A verdict on the artefact of ``manifest``."""
     return BundleVerdict(
@@ -81,20 +102,23 @@ def verdict_of(
         problems=tuple(problems),
         detail=detail,
         artefacts=manifest.artefact.files,
+        error=error,
     )
 
 
 def _replay_one(
     folder: Path, manifest: Manifest, target: Target, gate: Gate, model: str
-) -> tuple[list[Closeness], list[str], str]:
-    """Figures, what is beyond the gate, and the runtime's name, of one runnable model."""
+) -> tuple[list[Closeness], list[str], OwnError | None, str]:
+    """Figures, what is beyond the gate, the error against float64, and the runtime, of one runnable model."""
     probabilities = {entry.name for entry in manifest.outputs if entry.head == "softmax"}
     others = tuple(name for name in manifest.artefact.files if name != model)
     figures: list[Closeness] = []
     problems: list[str] = []
+    errors: list[OwnError | None] = []
     with target.open(folder, Artefact((model, *others), manifest.artefact.options)) as session:
         for file in _judged(manifest):
             reference = load_reference(folder / file)
+            truth = _truth_of(folder, manifest, file)
             got = session.run(reference.feeds)
             for name, expected in reference.outputs.items():
                 softmax = name in probabilities
@@ -102,7 +126,20 @@ def _replay_one(
                 figures.append(found)
                 if not gate.passes(found):
                     problems.append(_beyond(model, reference.name, name, found, gate))
-        return figures, problems, _runtime_of(session)
+                if name in got and name in truth:
+                    errors.append(own_error(got[name], expected, truth[name], softmax=softmax))
+        own = worst_error(error for error in errors if error is not None)
+        factor = gate.source_error_factor
+        if own is not None and factor is not None and not own.within(factor):
+            problems.append(_too_far(model, own, factor))
+        return figures, problems, own, _runtime_of(session)
+
+
+def _truth_of(folder: Path, manifest: Manifest, reference: str) -> Mapping[str, Array]:
+    """The float64 outputs of a reference; empty where the bundle has none."""
+    wanted = reference.rpartition("/")[2]
+    held = next((file for file in manifest.truth if file.rpartition("/")[2] == wanted), None)
+    return {} if held is None else load_truth(folder / held)
 
 
 def _judged(manifest: Manifest) -> tuple[str, ...]:
@@ -121,6 +158,13 @@ def _runtime_of(session: Session) -> str:
     """Runtime and version, as far as the session says them."""
     settings = getattr(session, "settings", {})
     return str(getattr(session, "version", "") or settings.get("runtime", "") or type(session).__name__)
+
+
+def _too_far(model: str, own: OwnError, factor: float) -> str:
+    return (
+        f"{model}: the error against float64 is {own.artefact:.3g} of the range, above {factor:g} × "
+        f"the source's own {own.source:.3g} + {SOURCE_ERROR_SLACK:g}"
+    )
 
 
 def _beyond(model: str, reference: str, output: str, found: Closeness, gate: Gate) -> str:

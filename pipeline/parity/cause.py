@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import TypeAlias
 
@@ -18,7 +18,7 @@ import numpy as np
 import onnx_ir as ir
 
 from optim.contract import Array
-from optim.facts import label
+from optim.facts import label, static_shape
 from pipeline.parity.metrics import value_range
 from targets.float64.call import to_host
 from targets.float64.evaluate import GraphEvaluator
@@ -71,6 +71,7 @@ class Finding:
 
     cause: Cause
     detail: str
+    node: ir.Node | None = None  # of the first stretch, where one node by itself explains the difference
 
 
 @dataclass(frozen=True)
@@ -106,7 +107,7 @@ def _by_nodes(evidence: Evidence) -> Finding | None:
     for a, b in zip(evidence.nodes_a, evidence.nodes_b, strict=True):
         finding = _attributes_differ(a, b, evidence) or _constants_differ(a, b)
         if finding is not None:
-            return finding
+            return replace(finding, node=a)
     return None
 
 
@@ -243,7 +244,8 @@ def _by_hypothesis(evidence: Evidence) -> Finding | None:
             except Exception:  # a hypothesis may make no sense for this node
                 continue
             if _matches(got, evidence.got) and not _matches(got, evidence.expected):
-                return Finding(cause, f"{node.op_type} {label(node)}: the values are those of {words}")
+                detail = f"{node.op_type} {label(node)}: the values are those of {words}"
+                return Finding(cause, detail, node)
     return None
 
 
@@ -329,15 +331,17 @@ def _pads_in_numbers(node: ir.Node, reader: ir.Node, evidence: Evidence) -> Pads
     weight = held_by(node.inputs[1]) if len(node.inputs) > 1 else None
     kernel = _integers(node, "kernel_shape") or (weight.shape[2:] if weight is not None else ())
     auto = node.attributes["auto_pad"].as_string() if "auto_pad" in node.attributes else "NOTSET"
-    if value is None or not kernel or node.op_type not in CONVOLUTIONS | POOLS:
+    known = static_shape(source) if value is None else tuple(value.shape)
+    if not kernel or node.op_type not in CONVOLUTIONS | POOLS or (known is None and auto != "NOTSET"):
         return None
+    spatial = (0,) * len(kernel) if known is None else known[2:]  # explicit pads depend on no size
     if node.op_type == "ConvTranspose" and auto != "NOTSET":  # its sizes follow other rules
         return None
     ones = (1,) * len(kernel)
     return resolve_pads(
         auto,
         _integers(node, "pads"),
-        value.shape[2:],
+        spatial,
         kernel,
         _integers(node, "strides") or ones,
         _integers(node, "dilations") or ones,

@@ -15,6 +15,7 @@ import onnx_ir as ir
 from optim.contract import Array, Feeds
 from optim.facts import label
 from optim.model import load
+from optim.reordered import reordered_tensors
 from pipeline.parity.feature_maps import FeatureMaps, feature_maps
 from pipeline.parity.localise import difference
 from pipeline.parity.match_layout import align
@@ -67,7 +68,8 @@ def compare_layers(
         UnsupportedModelError: a node cannot be evaluated.
     """
     first, second = load(a), load(b)
-    both = {v.name for node in second.graph for v in node.outputs if v.name}
+    moved = {one.original: (name, one.order) for name, one in reordered_tensors(second).items()}
+    both = {v.name for node in second.graph for v in node.outputs if v.name} | moved.keys()
     evaluator = GraphEvaluator(first)
     with np.errstate(all="ignore"):
         sizes = {
@@ -77,8 +79,10 @@ def compare_layers(
         }
         truth = ((node, to_host(v)) for node, name, v in evaluator.trace(feeds) if name in sizes)
         left = runtime_values(a, feeds, sizes, optimization=optimization[0], budget_bytes=budget_bytes)
-        right = runtime_values(b, feeds, sizes, optimization=optimization[1], budget_bytes=budget_bytes)
-        for (node, expected), (name, x), (_, y) in zip(truth, left, right, strict=True):
+        there = {moved[name][0] if name in moved else name: size for name, size in sizes.items()}
+        right = runtime_values(b, feeds, there, optimization=optimization[1], budget_bytes=budget_bytes)
+        for (node, expected), (name, x), (_, got) in zip(truth, left, right, strict=True):
+            y = np.take(got, moved[name][1], axis=1) if name in moved else got
             yield _row(node, name, expected, x, y)
             drawn = feature_maps(name, {"a": x, "b": y}, "a") if pictures is not None else None
             if pictures is not None and drawn is not None:
@@ -117,7 +121,7 @@ def _error(expected: Array, got: Array) -> float:
 def without_counterpart(a: Path, b: Path) -> tuple[str, ...]:
     """Tensors of ``a`` that ``b`` does not name: layers that are not compared."""
     first, second = ([v.name for node in load(path).graph for v in node.outputs if v.name] for path in (a, b))
-    there = set(second)
+    there = {*second, *(one.original for one in reordered_tensors(load(b)).values())}
     return tuple(name for name in first if name not in there)
 
 

@@ -14,6 +14,7 @@ from optim.errors import UserError
 from optim.model import save
 from pipeline.parity.localise import Divergence, localise
 from pipeline.parity.localise_runtime import localise_runtime
+from pipeline.parity.restore_order import with_order_restored
 from targets.float64.call import to_host
 from targets.float64.evaluate import GraphEvaluator
 from targets.reference import OptimizationLevel
@@ -66,9 +67,9 @@ def first_divergence(
     found = localise(a, b, feeds)
     found = found or localise_runtime(b, feeds, optimization=optimization, reference=a)
     if found is not None and folder is not None:
-        write_reproduction(
-            found, a if found.level == "graph" else b, b, feeds[found.feed], folder, optimization
-        )
+        graph = found.level == "graph"
+        shown = with_order_restored(b) if graph else b  # the tensor that parts may exist only so
+        write_reproduction(found, a if graph else b, shown, feeds[found.feed], folder, optimization)
     return found
 
 

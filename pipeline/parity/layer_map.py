@@ -17,14 +17,14 @@ from typing import TypeAlias
 import numpy as np
 import onnx_ir as ir
 
-from optim.facts import constant_tensor_of, label, sources_of, static_shape
+from optim.facts import constant_tensor_of, label, sources_of
+from optim.reordered import reordered_tensors
 from pipeline.records import LayerRecord, Record
 from pipeline.sources.contract import SourceLayer
-from targets.float64.windows import resolve_pads
+from targets.padding_text import padding_of
 
 AnyLayer: TypeAlias = SourceLayer | LayerRecord
 
-WINDOWED = frozenset({"Conv", "ConvTranspose", "MaxPool", "AveragePool", "LpPool"})
 # How each kind of layer stores its kernel, as the permutation that leads to ONNX's own order.
 # HWIO -> OIHW; HWOI -> IOHW; HWCM -> CMHW, whose first two axes ONNX writes as [C*M, 1];
 # [in, out] -> [out, in].
@@ -70,6 +70,7 @@ class LayerMapRow(Record):
     padding_after: str
     weights: tuple[WeightMapRow, ...]
     note: str = ""
+    tensors_after: tuple[str, ...] = ()  # all that its nodes compute after optimisation
 
 
 def layer_map(
@@ -77,11 +78,12 @@ def layer_map(
 ) -> tuple[LayerMapRow, ...]:
     """One row a source layer, in the source's order."""
     before = {v.name: v for node in converted.graph for v in node.outputs if v.name}
+    moved = {one.original: name for name, one in reordered_tensors(optimized).items()}
     ends = {name for layer in layers for name in layer.outputs}
     carriers = _carriers(optimized)
     hidden = merged_at_conversion(layers, converted)
     ends |= {v.name for node, last in hidden.values() if last for v in node.outputs if v.name}
-    return tuple(_row(layer, before, ends, carriers, hidden.get(layer.name)) for layer in layers)
+    return tuple(_row(layer, before, ends, carriers, hidden.get(layer.name), moved) for layer in layers)
 
 
 Hidden: TypeAlias = tuple[ir.Node, bool]
@@ -147,6 +149,7 @@ def _row(
     ends: set[str],
     carriers: Mapping[str, list[ir.Node]],
     hidden: Hidden | None,
+    moved: Mapping[str, str],
 ) -> LayerMapRow:
     present = [name for name in layer.outputs if name in before]
     if hidden is not None:
@@ -160,7 +163,7 @@ def _row(
     )
     own = _distinct(c for n in nodes for v in n.outputs for c in carriers.get(v.name or "", ()))
     after = _distinct([*own, *after])
-    tensor_after = _carrying_tensor(present, after)
+    tensor_after = _carrying_tensor([*present, *(moved[name] for name in present if name in moved)], after)
     shapes = [tuple(shape) for _, shape in layer.weights]
     padding = _padding_in_numbers(nodes) if hidden is None or layer.padding else ""
     return LayerMapRow(
@@ -179,7 +182,10 @@ def _row(
             _weight_row(name, tuple(shape), shapes.count(tuple(shape)), nodes, after)
             for name, shape in layer.weights
         ),
-        note=_note(layer, present, tensor_after, after, nodes),
+        note="its channels stand in another order"
+        if tensor_after in moved.values()
+        else _note(layer, present, tensor_after, after, nodes),
+        tensors_after=tuple(v.name for node in after for v in node.outputs if v.name),
     )
 
 
@@ -362,43 +368,3 @@ def permutation_between(source: tuple[int, ...], held: tuple[int, ...], op: str)
 
 def _padding_in_numbers(nodes: Sequence[ir.Node]) -> str:
     return "; ".join(text for text in (padding_of(node) for node in nodes) if text)
-
-
-def padding_of(node: ir.Node) -> str:
-    """Pads of a windowed node or a Pad as ``[top, left] ... [bottom, right]``; empty for other operators."""
-    if node.op_type == "Pad":
-        tensor = constant_tensor_of(node.inputs[1]) if len(node.inputs) > 1 else None
-        flat = [int(v) for v in tensor.numpy().tolist()] if tensor is not None else []
-        half = len(flat) // 2
-        return f"Pad {flat[:half]} ... {flat[half:]}" if flat else "Pad, computed"
-    if node.op_type not in WINDOWED or node.domain not in ("", "ai.onnx"):
-        return ""
-    auto = node.attributes["auto_pad"].as_string() if "auto_pad" in node.attributes else "NOTSET"
-    shape = static_shape(node.inputs[0])
-    kernel = _kernel(node)
-    if kernel is None:
-        return auto
-    ones = [1] * len(kernel)
-    if auto not in ("", "NOTSET", "VALID") and (shape is None or node.op_type == "ConvTranspose"):
-        return f"{auto} (the size of the input decides)"
-    spatial = shape[2:] if shape is not None else tuple(0 for _ in kernel)
-    pads = resolve_pads(
-        auto,
-        _ints(node, "pads", []),
-        spatial,
-        kernel,
-        _ints(node, "strides", ones),
-        _ints(node, "dilations", ones),
-    )
-    return f"{[b for b, _ in pads]} ... {[e for _, e in pads]}"
-
-
-def _kernel(node: ir.Node) -> tuple[int, ...] | None:
-    if "kernel_shape" in node.attributes:
-        return tuple(node.attributes["kernel_shape"].as_ints())
-    weight = static_shape(node.inputs[1]) if len(node.inputs) > 1 else None
-    return weight[2:] if weight is not None else None
-
-
-def _ints(node: ir.Node, name: str, default: Sequence[int]) -> tuple[int, ...]:
-    return tuple(node.attributes[name].as_ints()) if name in node.attributes else tuple(default)

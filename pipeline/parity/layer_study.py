@@ -15,6 +15,7 @@ import onnx_ir as ir
 
 from optim.contract import Array, Feeds
 from optim.model import load
+from optim.reordered import reordered_tensors
 from pipeline.parity.layer_map import LayerMapRow, layer_map
 from pipeline.parity.localise import difference
 from pipeline.parity.match_layout import align
@@ -67,6 +68,7 @@ def study_layers(
     shown = [layer for layer in layers if rows[layer.name].tensor_before in order]
     shown.sort(key=lambda layer: order[rows[layer.name].tensor_before])
     named = {v.name for node in after.graph for v in node.outputs}
+    moved = reordered_tensors(after)
     examples = max((v.shape[0] for v in feeds.values() if v.ndim), default=1)
     sizes = {layer.name: _bytes(layer, examples) for layer in shown}
     by_name = {layer.name: layer for layer in shown}
@@ -77,7 +79,10 @@ def study_layers(
         of_before = _in_runtime(converted, feeds, tensors, "off")
         kept = [rows[name].tensor_after for name in names if not _merged(rows[name])]
         carrying = [tensor for tensor in kept if tensor in named]
-        of_after = _in_runtime(optimized, feeds, carrying, level)
+        of_after = {
+            name: np.take(value, moved[name].order, axis=1) if name in moved else value
+            for name, value in _in_runtime(optimized, feeds, carrying, level).items()
+        }
         truth = _in_float64(before, feeds, tensors) if float64 else {}
         for name in names:
             row = rows[name]

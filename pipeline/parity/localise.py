@@ -19,10 +19,11 @@ import numpy as np
 import onnx_ir as ir
 
 from optim.contract import Array, Feeds
-from optim.facts import label
+from optim.facts import label, sources_of
 from optim.heads import saturating_heads
 from pipeline.parity.cause import Cause, Evidence, classify, same_numbers, weights_of
 from pipeline.parity.metrics import max_abs_over_range
+from pipeline.parity.restore_order import own_nodes, with_order_restored
 from pipeline.records import DivergenceRecord
 from targets.float64.call import to_host
 from targets.float64.evaluate import GraphEvaluator
@@ -61,10 +62,12 @@ class Divergence:
 def localise(a: ir.Model, b: ir.Model, feeds: Mapping[str, Feeds]) -> Divergence | None:
     """The first difference of graph ``b`` from graph ``a``; None where the outputs agree on all feeds.
 
+    Tensors that a pass has reordered are compared in their original order (see ``restore_order``).
+
     Raises:
         UnsupportedModelError: a node cannot be evaluated in float64.
     """
-    first, second = GraphEvaluator(a), GraphEvaluator(b)
+    first, second = GraphEvaluator(a), GraphEvaluator(with_order_restored(b))
     for name, feed in feeds.items():
         with np.errstate(all="ignore"):
             if outputs_agree(first, second, feed):
@@ -246,8 +249,10 @@ def _explain(
     values = {k: to_host(v) for k, v in first.run(feed, (*inputs, name)).items()}
     expected = values.pop(name)
     got = to_host(replay(second, nodes_b, values, name))
-    verdict = classify(Evidence(nodes_a, nodes_b, values, expected, got, first, turned=bool(turned)))
-    node = _to_blame(nodes_a, nodes_b, origin)
+    own = own_nodes(nodes_b)
+    reordered = bool(turned) or len(own) < len(nodes_b)
+    verdict = classify(Evidence(nodes_a, own, values, expected, got, first, turned=reordered))
+    node = _to_blame(nodes_a, own, origin, verdict.node)
     return Divergence(
         node=label(node),
         op=node.op_type,
@@ -259,7 +264,7 @@ def _explain(
         level="graph",
         inputs=inputs,
         nodes_a=tuple(label(n) for n in nodes_a),
-        nodes_b=tuple(label(n) for n in nodes_b),
+        nodes_b=tuple(label(n) for n in own),
     )
 
 
@@ -273,10 +278,21 @@ def _reordered_weights(nodes_a: Sequence[ir.Node], nodes_b: Sequence[ir.Node]) -
     return any(not any(np.array_equal(x, y) for x in ours) for y in theirs)
 
 
-def _to_blame(nodes_a: Sequence[ir.Node], nodes_b: Sequence[ir.Node], origin: ir.Value) -> ir.Node:
-    """The node that computes the tensor in the second graph."""
+def _to_blame(
+    nodes_a: Sequence[ir.Node], nodes_b: Sequence[ir.Node], origin: ir.Value, explains: ir.Node | None
+) -> ir.Node:
+    """The node of the second graph that is at fault.
+
+    ``explains``: the node of the first one that, changed in one way, gives the second's values by itself:
+    then whatever carries it over there, else itself. Without it the node that computes the tensor.
+    """
+    if explains is not None:
+        names = {v.name for v in explains.outputs}
+        return next((n for n in nodes_b if names & {*sources_of(n), *(v.name for v in n.outputs)}), explains)
     producer = origin.producer()
-    return producer if producer is not None else (nodes_b or nodes_a)[-1]
+    if producer is not None and own_nodes([producer]):
+        return producer
+    return (nodes_b or nodes_a)[-1]
 
 
 def replay(

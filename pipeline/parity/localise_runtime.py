@@ -16,7 +16,7 @@ from pipeline.config import GateConfig
 from pipeline.parity.cause_runtime import classify_runtime
 from pipeline.parity.localise import OUTPUT_NOISE, Divergence, difference
 from pipeline.parity.runtime_values import runtime_values
-from pipeline.parity.verdict import SOURCE_ERROR_SLACK
+from targets.closeness import SOURCE_ERROR_SLACK
 from targets.float64.call import to_host
 from targets.float64.evaluate import GraphEvaluator, widen
 from targets.reference import Float64Session, OptimizationLevel, OrtSession, Provider, written

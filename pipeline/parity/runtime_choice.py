@@ -17,7 +17,7 @@ from optim.model import load
 from pipeline.config import GateConfig
 from pipeline.parity.heads import AS_LOGARITHMS, comparable
 from pipeline.parity.metrics import max_abs_over_range
-from pipeline.parity.verdict import SOURCE_ERROR_SLACK
+from targets.closeness import SOURCE_ERROR_SLACK
 from targets.reference import OptimizationLevel, OrtSession
 
 FASTEST_FIRST: tuple[OptimizationLevel, ...] = ("all", "extended", "basic", "off")
@@ -106,7 +106,9 @@ def _notice(chosen: OptimizationLevel, levels: list[LevelError], plain: float, b
     if chosen == FASTEST_FIRST[0]:
         return ""
     first = levels[0]
-    times = f"{first.error / plain:.1f} × as far" if plain else "farther"
+    ratio = first.error / plain if plain else 0.0
+    shown = f"{ratio:,.0f}" if ratio >= 100 else f"{ratio:.1f}"
+    times = f"{shown} × as far" if plain else "farther"
     fate = f"{chosen!r} is used instead" if any(e.passed for e in levels) else "no level passes"
     return (
         f"ONNX Runtime at {first.level!r} is {times} from the float64 truth as unoptimised "

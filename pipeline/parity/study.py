@@ -30,11 +30,15 @@ from pipeline.feeds import (
 )
 from pipeline.parity.compare import Contender, Question, Truth, compare_pair, compare_three, evaluate_truth
 from pipeline.parity.first_divergence import first_divergence
+from pipeline.parity.remembered_truth import RememberedTruth
 from pipeline.parity.runtime_choice import RuntimeChoice, choose_optimization, distance
 from pipeline.parity.signatures import check_signatures
+from pipeline.parity.source_truth import compare_truths
+from pipeline.parity.source_truth_words import told
 from pipeline.parity.study_data import DATA_BATCH, study_data
 from pipeline.records import AccuracyRecord, ComparisonRecord, DivergenceRecord, ParityRecord
 from pipeline.sources.contract import Progress, no_progress
+from pipeline.sources.float64_values import RunsInFloat64
 from targets.contract import Session
 from targets.reference import Float64Session, OptimizationLevel, OrtSession
 
@@ -49,10 +53,12 @@ def study(
     *,
     threads: int = 1,
     divergence: Path | None = None,
+    truth: Float64Session | None = None,
 ) -> ParityRecord:
     """Compare the source, the converted and the optimised model on all feeds.
 
-    Where they part, the smallest models that show it go to the folder ``divergence``.
+    Where they part, the smallest models that show it go to the folder ``divergence``. ``truth``: a float64
+    session of the converted model that shows its logits (``truth_of``), where the caller needs one too.
 
     The converted model runs in ONNX Runtime with its optimisations off; the optimised one at the fastest
     level that stays near the float64 truth.
@@ -67,11 +73,15 @@ def study(
     feeds = synthetic_feeds(specs, config, dataset)
     notices: list[str] = []
     progress("float64", 0.0)
-    before, truth_session = _open_plain(converted, threads)
+    before, truth_session = _open_plain(converted, threads), truth or truth_of(converted)
     truths = evaluate_truth(truth_session, feeds, before.heads, notices) if config.float64 else {}
     progress("source", 0.2)
     source_contender = Contender("source", source)
     source_outputs = {name: source.run(feed) for name, feed in feeds.items()}
+    own_truth = None
+    if config.float64:
+        own_truth, truths = compare_truths(source, feeds, source_outputs, truths, before.heads, names)
+        notices += told(own_truth)
     choice = _choose(optimized, feeds, truths, source_outputs, names, config.gate, threads)
     if choice is not None and choice.notice:
         notices.append(choice.notice)
@@ -111,7 +121,8 @@ def study(
     progress("parity", 1.0)
     settings = runtime_settings(before.session, after.session, choice, bool(truths))
     seconds = time.perf_counter() - started
-    return summary(comparisons, accuracies, config.gate, settings, notices, reasons, seconds, found)
+    record = summary(comparisons, accuracies, config.gate, settings, notices, reasons, seconds, found)
+    return record.model_copy(update={"source_float64": own_truth})
 
 
 def compare_models(
@@ -143,9 +154,14 @@ def compare_models(
     notices: list[str] = []
     comparisons: list[ComparisonRecord] = []
     truths = evaluate_truth(truth, feeds, heads[0], notices) if truth is not None else {}
+    runs = {label: a.run(feed) for label, feed in feeds.items()}
+    own_truth = None
+    if truth is not None and isinstance(a, RunsInFloat64):
+        own_truth, truths = compare_truths(a, feeds, runs, truths, heads[0], outputs)
+        notices += told(own_truth)
     for label, feed in feeds.items():
         comparisons += compare_pair(
-            question, label, outputs, left, right, a.run(feed), b.run(feed), gate, truths.get(label)
+            question, label, outputs, left, right, runs[label], b.run(feed), gate, truths.get(label)
         )
     settings = {
         f"{n}.{k}": v
@@ -154,7 +170,9 @@ def compare_models(
     }
     failed = {c.feed: feeds[c.feed] for c in comparisons if not c.passed}
     divergence = _diverge(*models, failed, "off", notices, folder) if models is not None and failed else None
-    return summary(comparisons, (), gate, settings, notices, [], time.perf_counter() - started, divergence)
+    seconds = time.perf_counter() - started
+    record = summary(comparisons, (), gate, settings, notices, [], seconds, divergence)
+    return record.model_copy(update={"source_float64": own_truth})
 
 
 def _diverge(
@@ -232,11 +250,16 @@ def synthetic_feeds(
 # --- runs ----------------------------------------------------------------------------------------
 
 
-def _open_plain(converted: Path, threads: int) -> tuple[Contender, Float64Session]:
+def truth_of(converted: Path) -> Float64Session:
+    """The float64 session of a converted model, its logits shown beside its outputs."""
+    return RememberedTruth(converted, expose=[h.logits for h in saturating_heads(load(converted)).values()])
+
+
+def _open_plain(converted: Path, threads: int) -> Contender:
     heads = saturating_heads(load(converted))
     logits = [h.logits for h in heads.values()]
     session = OrtSession(converted, optimization="off", threads=threads, expose=logits)
-    return Contender("converted", session, heads), Float64Session(converted, expose=logits)
+    return Contender("converted", session, heads)
 
 
 def _choose(

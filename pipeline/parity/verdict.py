@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from pipeline.config import GateConfig
-from pipeline.records import Metrics
+from pipeline.records import ComparisonRecord, Metrics
+from targets.closeness import SOURCE_ERROR_SLACK
 
 MOST_FLOAT32_LOSS = 50  # times the bound: what rounding alone may do to an extreme input
-SOURCE_ERROR_SLACK = 1e-6  # of the range: below it float32 results scatter however good they are
 
 
 def judge(
@@ -67,3 +69,14 @@ def beyond_float32(
         and own_error is not None
         and gate.max_abs_over_range < source_error <= MOST_FLOAT32_LOSS * gate.max_abs_over_range
     )
+
+
+def error_multiple(comparisons: Iterable[ComparisonRecord]) -> float | None:
+    """The worst error against float64 over the source's own worst; None where the two are not known."""
+    known = [
+        (one.b_error, one.source_error)
+        for one in comparisons
+        if one.b_error is not None and one.source_error is not None
+    ]
+    source = max((theirs for _, theirs in known), default=0.0)
+    return max(own for own, _ in known) / source if source > 0 else None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 MISSING = "–"
 
@@ -107,3 +107,8 @@ def moment(value: float) -> str:
     nothing: ``-82.80``, ``0.0031``.
     """
     return f"{value:.2f}" if abs(value) >= 0.095 or value == 0 else f"{value:.2g}"
+
+
+def breakable(name: str) -> Markup:
+    """A tensor's or node's name, escaped, that a narrow column may break behind its slashes."""
+    return Markup("/<wbr>").join(escape(part) for part in name.split("/"))

@@ -70,6 +70,9 @@ def _same_model(record: RunRecord) -> Answer:
         f"worst of {compared} comparisons: max|Δ| {scientific(worst.max_abs_over_range)} of the range, "
         f"SNR {decibel(worst.snr_db)}"
     ]
+    if detail.source_float64 is not None and detail.source_float64.max_abs_over_range is not None:
+        exact = scientific(detail.source_float64.max_abs_over_range)
+        lines.append(f"source and converted graph, both in float64: {exact} of the range apart")
     lines += [
         f"{one.contender}: accuracy {percent(one.accuracy)} on {one.examples} examples" + _agreement(one)
         for one in detail.accuracy

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from pipeline.parity.layer_map import LayerMapRow, WeightMapRow
-from pipeline.records import LayerRecord, RunRecord
+from pipeline.records import LayerRecord, RunRecord, TargetLayerRecord
 from pipeline.report.format_values import shape
 
 
@@ -35,6 +35,23 @@ class LayerLine:
     padding: str  # in the framework's word
     padding_numbers: str  # "[0, 0] ... [1, 1]"
     note: str
+
+
+@dataclass(frozen=True)
+class TargetColumn:
+    """One target's layers by source layer."""
+
+    target: str
+    by_layer: Mapping[str, tuple[TargetLayerRecord, ...]]
+
+
+def target_columns(record: RunRecord) -> tuple[TargetColumn, ...]:
+    """A column for each bundle whose format names its layers."""
+    return tuple(
+        TargetColumn(bundle.target, {place.layer: place.target for place in bundle.layer_map})
+        for bundle in record.bundles
+        if bundle.layer_map
+    )
 
 
 def layer_lines(record: RunRecord, rows: Sequence[LayerMapRow]) -> tuple[LayerLine, ...]:

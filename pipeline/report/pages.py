@@ -19,12 +19,13 @@ from optim.errors import UserError
 from pipeline.config import GateConfig, ReportConfig
 from pipeline.parity.feature_maps import FeatureMaps
 from pipeline.parity.layer_map import LayerMapRow
-from pipeline.records import BenchResult, ComparisonRecord, ParityRecord, RunRecord
+from pipeline.parity.source_truth_words import in_words
+from pipeline.records import BenchResult, ComparisonRecord, ParityRecord, RunRecord, SourceTruthRecord
 from pipeline.report import format_values as fmt
 from pipeline.report.bench_facts import bench_facts
 from pipeline.report.charts import NoPlots, latency_chart, ratio_chart
 from pipeline.report.headline import asked, headline, main_comparison, model_in_one_line
-from pipeline.report.layer_table import layer_lines, weight_text
+from pipeline.report.layer_table import layer_lines, target_columns, weight_text
 from pipeline.report.parity_plots import error_growth, pictures
 from targets.markdown import markdown_code, markdown_text
 
@@ -91,6 +92,7 @@ def _facts(record: RunRecord, layer_map: Sequence[LayerMapRow], config: ReportCo
         "main": main_comparison(record),
         "asked": asked,
         "layers": layers,
+        "target_columns": target_columns(record),
         "parameters": sum(layer.parameters for layer in layers),
         "latency_plots": _latency_plots(record),
         "ratio_plot": _ratio_plot(record),
@@ -210,6 +212,8 @@ def _environment(**options: Any) -> jinja2.Environment:
     environment.filters["notable"] = notable
     environment.filters["notable_worst"] = worst_of
     environment.filters["moment"] = fmt.moment
+    environment.filters["source_truth"] = _sentence
+    environment.filters["breakable"] = fmt.breakable
     return environment
 
 
@@ -220,6 +224,11 @@ def html_environment() -> jinja2.Environment:
     for name in ("sci", "db", "ms", "sec", "count", "size", "percent", "sig", "speed_up"):
         environment.filters[name] = _with_all_digits(environment.filters[name])
     return environment
+
+
+def _sentence(record: SourceTruthRecord) -> str:
+    words = in_words(record)
+    return words[:1].upper() + words[1:]
 
 
 def _with_all_digits(form: Any) -> Any:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -10,6 +10,7 @@ from markupsafe import Markup
 
 from optim.errors import UserError
 from pipeline.parity.feature_maps import FeatureMaps
+from pipeline.parity.verdict import error_multiple
 from pipeline.records import ParityRecord, ParitySummary
 from pipeline.report.headline import asked
 from pipeline.report.pages import TEMPLATES, growth_plot, html_environment, write_whole
@@ -25,7 +26,7 @@ def render_parity(record: ParityRecord, maps: Sequence[FeatureMaps], out_dir: Pa
     facts = {
         "r": SimpleNamespace(parity_detail=record, parity=summaries(record)),
         "title": title,
-        "asked": asked,
+        "asked": _asked_of(record),
         "growth_plot": growth_plot(record),
         "pictures": pictures(maps),
         "style": Markup((TEMPLATES / "style.css").read_text(encoding="utf-8")),  # our own file
@@ -39,6 +40,19 @@ def render_parity(record: ParityRecord, maps: Sequence[FeatureMaps], out_dir: Pa
         raise UserError(f"cannot write the report: {error.strerror}", where=str(out_dir)) from error
 
 
+def _asked_of(record: ParityRecord) -> Callable[[str], tuple[str, str]]:
+    """A question in words, between the two models that were given."""
+    pairs = {(one.a, one.b) for one in record.comparisons if one.question == "reference_vs_artefact"}
+    if len(pairs) != 1:
+        return asked
+    ((a, b),) = pairs
+    return lambda question: (
+        ("Is it the same model?", f"{b} against {a}, the reference.")
+        if question == "reference_vs_artefact"
+        else asked(question)
+    )
+
+
 def summaries(record: ParityRecord) -> tuple[ParitySummary, ...]:
     """One line a question."""
     lines = []
@@ -50,6 +64,7 @@ def summaries(record: ParityRecord) -> tuple[ParitySummary, ...]:
                 passed=all(one.passed for one in asked),
                 worst_max_abs_over_range=max(one.metrics.max_abs_over_range for one in asked),
                 worst_snr_db=min(one.metrics.snr_db for one in asked),
+                error_multiple=error_multiple(asked),
             )
         )
     return tuple(lines)

@@ -12,18 +12,30 @@ from typing import Any
 
 from optim.contract import Array
 from optim.errors import MissingRuntimeError, UserError
+from optim.model import load
 from pipeline.bench.host import environment
 from pipeline.bench.records import TunedChoice, TuneRecord
 from pipeline.config import Config, GateConfig
 from pipeline.feeds import batch_size, random, zeros
-from pipeline.records import BenchmarkRecord, BundleRecord, ConvertRecord, OptimizeRecord, ParityRecord
+from pipeline.parity.layer_map import layer_map
+from pipeline.parity.study_data import FLOAT64_EXAMPLES
+from pipeline.parity.target_axes import axes_of
+from pipeline.records import (
+    BenchmarkRecord,
+    BundleRecord,
+    ConvertRecord,
+    LayerPlaceRecord,
+    LayerRecord,
+    OptimizeRecord,
+    ParityRecord,
+)
 from pipeline.sources.contract import ConvertRequest, Progress
 from pipeline.sources.warm_child import WarmChild
 from pipeline.stages.benchmark import tuned_file
 from pipeline.stages.contract import BUNDLE, CONVERTED, OPTIMIZED, StageContext
 from pipeline.stages.convert import conversion_record
 from pipeline.stages.optimize import optimize_file
-from pipeline.stages.parity import open_any
+from pipeline.stages.parity import TRUTH, open_any, with_truth
 from pipeline.stages.test_set import raw_test_set
 from pipeline.stages.trace_layers import trace_layers
 from targets.bundle import Bundle, BundleSpec, BundleVerdict, verify_bundle, write_bundle
@@ -31,7 +43,8 @@ from targets.catalog import all_targets, target_named
 from targets.closeness import Gate
 from targets.contract import State, Target
 from targets.preprocessing import Preprocessing
-from targets.references import Reference, load_reference
+from targets.reference import Float64Session
+from targets.references import Reference, load_reference, load_truth
 
 REFERENCES = "references"
 _SHIPPED_TOOLS = (
@@ -70,7 +83,7 @@ def _spec(context: StageContext, target: Target, options: Mapping[str, object]) 
         name=config.name,
         model=_graph(context, target.name, measured),
         target=target,
-        references=tuple(load_reference(file) for file in stored),
+        references=tuple(_stored_reference(file) for file in stored),
         options=options,
         gate=_gate(config.parity.gate),
         preprocessing=_preprocessing(config),
@@ -88,10 +101,33 @@ def _spec(context: StageContext, target: Target, options: Mapping[str, object]) 
         benchmark=_benchmark(measured, target.name),
         hardware=environment(),
         versions=_versions(),
-        layers=tuple(layer.model_dump(mode="json") for layer in converted.layers),
+        layers=_layers(
+            converted.layers, context.done["convert"] / CONVERTED, _graph(context, target.name, measured)
+        ),
         test_set=raw_test_set(config) if options.get("test_set") is True else None,
         trace=trace_layers(context) if options.get("layer_checks") is True else None,
     )
+
+
+def _layers(
+    layers: Sequence[LayerRecord], converted: Path, built_from: Path
+) -> tuple[dict[str, object], ...]:
+    """The source's layers, each with its padding in numbers and the tensors of the graph that carry it."""
+    rows = layer_map(layers, load(converted), load(built_from))
+    return tuple(
+        {
+            **layer.model_dump(mode="json"),
+            "padding_in_numbers": row.padding_after or row.padding_before,
+            "tensors": list(row.tensors_after),
+        }
+        for layer, row in zip(layers, rows, strict=True)
+    )
+
+
+def _stored_reference(file: Path) -> Reference:
+    """A reference that the parity stage kept, with its float64 outputs where there are any."""
+    truth = file.parent.with_name(TRUTH) / file.name
+    return replace(load_reference(file), truth=load_truth(truth) if truth.is_file() else {})
 
 
 def _graph(context: StageContext, target: str, measured: BenchmarkRecord | None) -> Path:
@@ -156,15 +192,16 @@ def export_model(
             name=output.name,
             model=optimized,
             target=chosen,
-            references=_references(replace(request, outputs=_names(converted)), io, warm),
+            references=_references(replace(request, outputs=_names(converted)), io, warm, raw),
             options=options,
+            gate=_gate(GateConfig()),
             labels=names,
             licences=_licences(licence),
             signing_key=signing_key,
             provenance=_provenance(request.model, converted, rewritten),
             hardware=environment(),
             versions=_versions(),
-            layers=tuple(layer.model_dump(mode="json") for layer in converted.layers),
+            layers=_layers(converted.layers, raw, optimized),
         )
         progress("building", 0.6)
         bundle = write_bundle(spec, output)
@@ -176,9 +213,12 @@ def _names(converted: ConvertRecord) -> tuple[str, ...]:
 
 
 def _references(
-    request: ConvertRequest, io: tuple[dict[str, Array], dict[str, Array]] | None, warm: WarmChild
+    request: ConvertRequest,
+    io: tuple[dict[str, Array], dict[str, Array]] | None,
+    warm: WarmChild,
+    converted: Path,
 ) -> tuple[Reference, ...]:
-    """What the source itself answers to zeros, random input and the user's arrays."""
+    """What the source itself, and float64, answer to zeros, random input and the user's arrays."""
     with open_any(request, warm=warm) as source:
         batch = batch_size(source.inputs, 1)
         feeds = {"zeros": zeros(source.inputs, batch), "random_0": random(source.inputs, 0, batch)}
@@ -186,7 +226,12 @@ def _references(
         if io is not None:
             given, expected = io
             found.append(Reference("data", given, expected or source.run(given)))
-    return tuple(found)
+    exact = Float64Session(converted)
+    return tuple(with_truth(one, exact if _examples(one) <= FLOAT64_EXAMPLES else None) for one in found)
+
+
+def _examples(reference: Reference) -> int:
+    return max((array.shape[0] for array in reference.feeds.values() if array.ndim), default=1)
 
 
 def _provenance(model: str, converted: ConvertRecord, optimized: OptimizeRecord) -> dict[str, Any]:
@@ -244,7 +289,19 @@ def _record(bundle: Bundle, seconds: float) -> BundleRecord:
     checks = {"layers": "layers_compared", "predictions": "predictions"}
     found = {field: bundle.artefact.options.get(key, ()) for field, key in checks.items()}
     record = _verdict_record(bundle.verdict, bundle.path, seconds)
-    return BundleRecord.model_validate({**record.model_dump(), **found})
+    places = tuple(_place(one) for one in bundle.layers)
+    named = any(place.target for place in places)
+    return BundleRecord.model_validate({**record.model_dump(), **found, "layer_map": places if named else ()})
+
+
+def _place(layer: Mapping[str, Any]) -> LayerPlaceRecord:
+    """Where one source layer stands in the target, with the axes of its weights there."""
+    sources = [tuple(shape) for _, shape in layer["weights"]]
+    target = [
+        {**one, "axes": [axes_of(sources, tuple(shape)) for _, shape in one["weights"]]}
+        for one in layer["target"]
+    ]
+    return LayerPlaceRecord.model_validate({"layer": layer["name"], "target": target})
 
 
 def _verdict_record(verdict: BundleVerdict, path: Path | None, seconds: float) -> BundleRecord:
@@ -258,13 +315,16 @@ def _verdict_record(verdict: BundleVerdict, path: Path | None, seconds: float) -
         artefacts=verdict.artefacts,
         max_abs_over_range=verdict.max_abs_over_range,
         snr_db=verdict.snr_db,
+        error=None if verdict.error is None else verdict.error.artefact,
+        source_error=None if verdict.error is None else verdict.error.source,
+        error_multiple=None if verdict.error is None else verdict.error.multiple,
         reasons=verdict.problems,
         seconds=seconds,
     )
 
 
 def _gate(gate: GateConfig) -> Gate:
-    return Gate(max_abs_over_range=gate.max_abs_over_range, snr_db=gate.snr_db)
+    return Gate(gate.max_abs_over_range, gate.snr_db, gate.source_error_factor)
 
 
 def _preprocessing(config: Config) -> Preprocessing:

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from optim.contract import Feeds
-from optim.errors import UserError
+from optim.errors import UnsupportedModelError, UserError
 from pipeline.config import ParityConfig
 from pipeline.feeds import Dataset, batch_size, load_data, random, ranges_of, zeros
 from pipeline.parity.run_layers import with_layers
-from pipeline.parity.study import concrete_specs, study
+from pipeline.parity.study import concrete_specs, study, truth_of
 from pipeline.records import ConvertRecord, ParityRecord
 from pipeline.sources import open_source
 from pipeline.sources.contract import ConvertRequest
@@ -21,10 +22,11 @@ from pipeline.stages.convert import source_request
 from targets.catalog import target_named
 from targets.contract import Artefact, Session
 from targets.manifest import MANIFEST_FILE, integrity_problems, read_manifest
-from targets.reference import OrtSession
-from targets.references import Reference, save_reference
+from targets.reference import Float64Session, OrtSession
+from targets.references import Reference, save_reference, save_truth
 
 REFERENCES = "references"
+TRUTH = "truth"
 _MOST_EXAMPLES = 16  # of the user's data in a bundle
 
 
@@ -36,6 +38,7 @@ def execute(context: StageContext) -> ParityRecord:
     request = source_request(config, context.record_of("convert", ConvertRecord))
     with open_source(request, warm=context.warm) as source:
         dataset = load_data(config, source.inputs)
+        truth = truth_of(converted) if config.parity.float64 else None
         record = study(
             source,
             converted,
@@ -44,8 +47,9 @@ def execute(context: StageContext) -> ParityRecord:
             config.parity,
             context.progress,
             divergence=context.out / DIVERGENCE,
+            truth=truth,
         )
-        _keep_references(source, dataset, config.parity, context.out / REFERENCES)
+        _keep_references(source, truth, dataset, config.parity, context.out)
         if config.parity.layers:
             layers = context.record_of("convert", ConvertRecord).layers
             record = with_layers(
@@ -54,9 +58,12 @@ def execute(context: StageContext) -> ParityRecord:
     return record
 
 
-def _keep_references(source: Session, dataset: Dataset | None, config: ParityConfig, folder: Path) -> None:
-    """What the source framework answers to zeros, random input and the first examples."""
-    folder.mkdir()
+def _keep_references(
+    source: Session, truth: Float64Session | None, dataset: Dataset | None, config: ParityConfig, out: Path
+) -> None:
+    """What the source framework, and float64, answer to zeros, random input and the first examples."""
+    for folder in (REFERENCES, TRUTH):
+        (out / folder).mkdir()
     specs = concrete_specs(source.inputs, dataset)
     ranges = None if dataset is None else ranges_of(dataset)
     size = batch_size(specs, 1)
@@ -71,7 +78,23 @@ def _keep_references(source: Session, dataset: Dataset | None, config: ParityCon
             }
     for name, feed in feeds.items():
         outputs = {key: np.asarray(value) for key, value in source.run(feed).items()}
-        save_reference(Reference(name, feed, outputs), folder / f"{name}.npz")
+        reference = with_truth(Reference(name, feed, outputs), truth)
+        save_reference(reference, out / REFERENCES / f"{name}.npz")
+        if reference.truth:
+            save_truth(reference, out / TRUTH / f"{name}.npz")
+
+
+def with_truth(reference: Reference, session: Float64Session | None) -> Reference:
+    """The reference with its outputs in float64, where the graph has a float64 run."""
+    if session is None:
+        return reference
+    try:
+        with np.errstate(all="ignore"):
+            exact = session.run(reference.feeds)
+    except UnsupportedModelError:  # parity says so in a notice
+        return reference
+    shown = {name: exact[name] for name in reference.outputs if name in exact}
+    return replace(reference, truth={k: v for k, v in shown.items() if v.dtype.kind == "f"})
 
 
 def open_any(request: ConvertRequest, *, warm: WarmChild | None = None) -> Session:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
-from targets.float64.call import Call, Kernel, NotCoveredError
+from targets.float64.call import Call, Kernel, NotCoveredError, to_host
 from targets.float64.windows import Array
 
 
@@ -219,6 +219,30 @@ def _log_sum_exp(xp: Any, x: Array, axes: tuple[int, ...] | None, keep: bool) ->
     return total if keep else xp.squeeze(total, axis=axes)
 
 
+def _one_hot(call: Call) -> tuple[Array, ...]:
+    """Indices outside [-depth, depth) give no hot element."""
+    index, given = to_host(call.tensor(0)), call.host(1)
+    if given is None:
+        raise NotCoveredError("OneHot without a depth")
+    depth, (off, on) = int(given.reshape(-1)[0]), to_host(call.tensor(2))
+    rank = index.ndim + 1
+    axis = call.integer("axis", -1) % rank
+    places = np.arange(depth).reshape([depth if k == axis else 1 for k in range(rank)])
+    hot = np.expand_dims(np.where(index < 0, index + depth, index), axis) == places
+    return (np.where(hot, on, off),)
+
+
+def _unique(call: Call) -> tuple[Array, ...]:
+    """Of the flattened tensor; with ``sorted`` 0 in the order of first occurrence."""
+    if "axis" in call.attributes or call.integer("sorted", 1):
+        raise NotCoveredError("Unique along an axis, or sorted")
+    values, first, inverse, counts = np.unique(
+        to_host(call.tensor(0)).reshape(-1), return_index=True, return_inverse=True, return_counts=True
+    )
+    order = np.argsort(first)
+    return values[order], first[order], np.argsort(order)[inverse.reshape(-1)], counts[order]
+
+
 ARRANGE: Mapping[str, Kernel] = {
     "Cast": _cast,
     "Concat": _concat,
@@ -228,6 +252,7 @@ ARRANGE: Mapping[str, Kernel] = {
     "Expand": _expand,
     "Flatten": _flatten,
     "Gather": _gather,
+    "OneHot": _one_hot,
     "Pad": _pad,
     "Range": _range,
     "ReduceL1": _reduce(lambda xp, x, a, k: xp.sum(xp.abs(x), axis=a, keepdims=k)),
@@ -248,5 +273,6 @@ ARRANGE: Mapping[str, Kernel] = {
     "Squeeze": _squeeze,
     "Tile": _tile,
     "Transpose": _transpose,
+    "Unique": _unique,
     "Unsqueeze": _unsqueeze,
 }

@@ -136,6 +136,8 @@ class GraphEvaluator:
             if node.domain in ("", "ai.onnx"):
                 if node.op_type == "If":
                     return self._if(node, inputs, environment)
+                if node.op_type == "Loop":
+                    return self._loop(node, inputs, environment)
                 kernel = KERNELS.get(node.op_type)
                 if kernel is not None:
                     try:
@@ -209,6 +211,42 @@ class GraphEvaluator:
         for _ in self._walk(branch, inner):
             pass
         return tuple(self._lookup(value, inner) for value in branch.outputs)
+
+    def _loop(
+        self, node: ir.Node, inputs: tuple[Array | None, ...], environment: Environment
+    ) -> tuple[Array, ...]:
+        """https://onnx.ai/onnx/operators/onnx__Loop.html; the scan outputs gain an axis in front."""
+        body = node.attributes["body"].as_graph()
+        trips, condition, *carried = inputs
+        most = None if trips is None else int(to_host(trips).item())
+        going = condition is None or bool(to_host(condition).item())
+        collected: list[list[Array]] = [[] for _ in body.outputs[1 + len(carried) :]]
+        step = 0
+        while going and (most is None or step < most):
+            inner = dict(environment)
+            given = (np.asarray(step, np.int64), np.asarray(going), *carried)
+            inner |= {v.name or "": value for v, value in zip(body.inputs, given, strict=True)}
+            for _ in self._walk(body, inner):
+                pass
+            keep, *results = (self._lookup(value, inner) for value in body.outputs)
+            going = keep is None or bool(to_host(keep).item())
+            carried = results[: len(carried)]
+            for column, value in zip(collected, results[len(carried) :], strict=True):
+                if value is not None:
+                    column.append(value)
+            step += 1
+        scans = zip(collected, body.outputs[1 + len(carried) :], strict=True)
+        return (*carried, *(self._stacked(column, value) for column, value in scans))
+
+    def _stacked(self, column: list[Array], value: ir.Value) -> Array:
+        """What a loop collected; of one that never ran, an empty array of the declared shape."""
+        if column:
+            on_device = any(not isinstance(v, np.ndarray) for v in column)
+            return (self.xp if on_device else np).stack(column)
+        dims = () if value.shape is None else tuple(d if isinstance(d, int) else 0 for d in value.shape)
+        dtype = np.dtype(np.float64) if value.dtype is None else value.dtype.numpy()
+        empty: Array = widen(np.zeros((0, *dims), dtype))
+        return empty
 
     def _reference(
         self, node: ir.Node, inputs: tuple[Array | None, ...], environment: Environment

@@ -133,7 +133,7 @@ def resize(call: Call) -> tuple[Array, ...]:
         scales = tuple(n / x.shape[a] for n, a in zip(lengths, axes, strict=True))
     elif given is not None and given.size:
         scales = tuple(float(s) for s in given)
-        lengths = tuple(int(np.floor(x.shape[a] * s)) for s, a in zip(scales, axes, strict=True))
+        lengths = tuple(_scaled(x.shape[a], s) for s, a in zip(scales, axes, strict=True))
     else:
         raise NotCoveredError("Resize without scales and sizes")
     return _separable(
@@ -148,6 +148,11 @@ def resize(call: Call) -> tuple[Array, ...]:
     )
 
 
+def _scaled(length: int, scale: float) -> int:
+    """floor(length · scale) in float32, as runtimes compute a size: 7 · float32(11 / 7) is 11 there alone."""
+    return int(np.floor(np.float32(length) * np.float32(scale)))
+
+
 def upsample(call: Call) -> tuple[Array, ...]:
     """ONNX Upsample-7/9 and Resize-10: asymmetric coordinates, nearest rounds down."""
     x = call.tensor(0)
@@ -158,7 +163,7 @@ def upsample(call: Call) -> tuple[Array, ...]:
         if given is None:
             raise NotCoveredError("Upsample without scales")
         scales = tuple(float(s) for s in given)
-    lengths = tuple(int(np.floor(n * s)) for n, s in zip(x.shape, scales, strict=True))
+    lengths = tuple(_scaled(n, s) for n, s in zip(x.shape, scales, strict=True))
     mode = call.text("mode", "nearest")
     return _separable(
         call,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import numpy as np
 import onnx_ir as ir
 import pytest
@@ -12,7 +14,7 @@ from pipeline.parity.moments import moments
 from pipeline.parity.runtime_values import grouped, runtime_values
 from targets.reference import OrtSession
 
-from .networks import classifier, mobile
+from .networks import Builder, classifier, mobile
 
 FEED = {"x": np.random.default_rng(0).random((2, 3, 12, 12), dtype=np.float32)}
 
@@ -100,3 +102,31 @@ def test_rows_for_the_report(pair):
     rows = [as_study_row(row) for row in compare_layers(*pair, FEED)]
     assert set(rows[0].moments) == {"a", "b"}
     assert any(row.digits for row in rows)  # a weight is off by one percent
+
+
+def chain(depth: int = 48, channels: int = 4, size: int = 128) -> ir.Model:
+    """Depthwise convolutions close to the identity: each tensor takes 256 KiB."""
+    b = Builder(0, (1, channels, size, size))
+    x = "x"
+    for _ in range(depth):
+        w = b.rng.normal(size=(channels, 1, 3, 3)) * 0.02
+        w[:, :, 1, 1] += 1
+        x = b.node("Conv", x, b.weight(w.astype(np.float32)), group=channels, pads=[1] * 4)
+        x = b.node("Relu", x)
+    return b.model(x)
+
+
+def test_only_a_group_of_tensors_is_held(tmp_path):
+    """`python -m benchmarks.parity --memory` shows it with a limit on the whole process."""
+    ir.save(chain(), tmp_path / "m.onnx")
+    feed = {"x": np.random.default_rng(0).random((1, 4, 128, 128), dtype=np.float32)}
+    total = 0
+    tracemalloc.start()
+    try:
+        for row in compare_layers(tmp_path / "m.onnx", tmp_path / "m.onnx", feed, budget_bytes=1 << 20):
+            total += 4 * int(np.prod(row.shape))
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert total > 24 << 20
+    assert peak < 12 << 20  # two groups, and one tensor at a time in float64

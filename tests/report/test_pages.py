@@ -199,7 +199,7 @@ def test_ledger_shows_refusals_and_rollbacks_with_reasons(page: Page) -> None:
 
 
 def test_state_is_said_in_words(page: Page) -> None:
-    states = {row[0]: " ".join(row[1].split()) for row in page.rows if len(row) == 6}
+    states = {row[0]: " ".join(row[1].split()) for row in page.rows if len(row) == 8}
     assert states["onnxruntime"] == "✓ verified"
     assert states["coreml"] == "produced, not executed Core ML runs on macOS only"
 

@@ -10,7 +10,16 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from targets.closeness import APART, Closeness, Gate, closeness, worst
+from targets.closeness import (
+    APART,
+    Closeness,
+    Gate,
+    OwnError,
+    closeness,
+    own_error,
+    worst,
+    worst_error,
+)
 
 F32 = np.float32
 CASES = [
@@ -68,3 +77,52 @@ def test_scaling_both_by_a_power_of_two_changes_nothing(ref: np.ndarray, power: 
     factor = F32(2.0**power)
     assume(np.any(ref))  # else there is no scale to keep
     assert closeness(got * factor, ref * factor) == closeness(got, ref)
+
+
+TRUTH = np.array([0.0, 1.0, 2.0])
+FAR, NEAR = TRUTH + np.array([0, 0, 8e-7]), TRUTH + np.array([4e-7, 0, 0])  # 4e-7 and 2e-7 of the range 2
+OWN_CASES = [
+    ("twice as far", FAR, NEAR, OwnError(4e-7, 2e-7), 2.0),
+    ("exact", TRUTH, NEAR, OwnError(0.0, 2e-7), 0.0),
+    ("the source is exact", FAR, TRUTH, OwnError(4e-7, 0.0), None),
+]
+
+
+@pytest.mark.parametrize(
+    ("got", "expected", "error", "multiple"), [c[1:] for c in OWN_CASES], ids=[c[0] for c in OWN_CASES]
+)
+def test_errors_against_float64(got, expected, error, multiple) -> None:
+    found = own_error(got, expected, TRUTH)
+    assert found is not None
+    assert (found.artefact, found.source) == pytest.approx((error.artefact, error.source), rel=1e-6)
+    assert found.multiple == (multiple if multiple is None else pytest.approx(multiple, rel=1e-6))
+
+
+def test_probabilities_are_compared_with_the_truth_as_logarithms() -> None:
+    truth = np.array([1e-6, 1 - 1e-6])
+    got = truth.astype(F32)
+    got[0] *= 1.5
+    plain, logs = (own_error(got, truth.astype(F32), truth, softmax=s) for s in (False, True))
+    assert plain is not None
+    assert logs is not None
+    assert logs.artefact > 1e4 * plain.artefact
+
+
+def test_what_has_no_error_against_float64() -> None:
+    assert own_error(np.array([1, 2]), np.array([1, 2]), TRUTH) is None
+    assert own_error(TRUTH[:2], TRUTH, TRUTH) is None
+    assert own_error(TRUTH, np.array([0, np.nan, 2]), TRUTH) is None  # the source itself says nothing
+    broken = own_error(np.array([0, np.nan, 2]), TRUTH, TRUTH)
+    assert broken is not None
+    assert not broken.within(1e9)
+
+
+def test_the_bound_is_a_multiple_and_a_little() -> None:
+    assert OwnError(2e-6, 5e-7).within(2)
+    assert not OwnError(2.1e-6, 5e-7).within(2)
+    assert OwnError(1e-6, 0).within(2)
+
+
+def test_the_worst_of_both_sides() -> None:
+    assert worst_error([OwnError(1, 5), OwnError(3, 2)]) == OwnError(3, 5)
+    assert worst_error([]) is None

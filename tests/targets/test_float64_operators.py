@@ -57,6 +57,10 @@ MASK = {"a": rand(2, 3) > 0, "b": rand(2, 3, seed=1) > 0}
 BN = {n: np.abs(rand(3, seed=i)) + 0.1 for i, n in enumerate(("scale", "shift", "mean", "var"))}
 
 CASES = [
+    ("OneHot", {"i": np.array([[0, 2], [-1, 5]], np.int64)}, {"depth": ints(4), "values": np.array([0.5, 2.0], np.float32)}, {}),
+    ("OneHot", {"i": np.array([1, -3, 3], np.int64)}, {"depth": ints(3), "values": np.array([0, 1], np.int64)}, {"axis": 0}),
+    ("Unique", {"x": np.array([3, 1, 3, 2, 1, 0], np.float32)}, {}, {"sorted": 0, "outputs": 4}),
+    ("Unique", {"x": np.array([[3, 1], [2, 1]], np.float32)}, {}, {"outputs": 4}),
     *[(op, X, {}, {}) for op in (
         "Abs", "Ceil", "Cos", "Elu", "Celu", "Erf", "Exp", "Floor", "GlobalAveragePool", "GlobalMaxPool", "HardSigmoid",
         "HardSwish", "Identity", "LeakyRelu", "Mish", "Neg", "Reciprocal", "Relu", "Round", "Selu", "Sigmoid", "Sign",
@@ -180,6 +184,49 @@ def test_nearest_rounding_agrees_with_onnxruntime(rounding):
     data = one_node("Resize", inputs, constants, mode="nearest", nearest_mode=rounding).SerializeToString()
     want = OrtSession(data, optimization="off").run(inputs)["y0"]
     np.testing.assert_array_equal(run(data, inputs)["y0"].astype(np.float32), want)
+
+
+def test_the_size_of_a_resize_is_computed_as_runtimes_do():
+    """7 times float32(11 / 7) is 11 in float32 and just below in float64."""
+    for length, wanted in ((7, 11), (9, 5), (7, 4), (9, 13), (3, 7)):
+        scale = np.float32(wanted) / np.float32(length)
+        inputs = {"x": rand(1, 1, length, length)}
+        constants = {"_r": None, "s": np.array([1, 1, scale, scale], np.float32)}
+        for mode in ("nearest", "linear"):
+            data = one_node(
+                "Resize", inputs, constants, mode=mode, coordinate_transformation_mode="asymmetric"
+            ).SerializeToString()
+            want = OrtSession(data, optimization="off").run(inputs)["y0"]
+            np.testing.assert_allclose(run(data, inputs)["y0"], want, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("trips", [0, 1, 5])
+def test_what_a_loop_collects_is_stacked(trips):
+    """Scan outputs gain an axis; a loop may stop by its own condition, and may never run."""
+    text = """
+    <ir_version: 8, opset_import: ["" : 17]>
+    agraph (float[2,3] x, int64 n) => (float[2,3] z, float[k,2,3] all, int64[k] steps)
+    {
+      t = Constant <value_int = 1> ()
+      tb = Cast <to = 9> (t)
+      z, all, steps = Loop (n, tb, x) <
+        body = l (int64 i, bool go, float[2,3] s) => (bool again, float[2,3] r, float[2,3] c, int64 j) {
+          three = Constant <value_int = 3> ()
+          again = Less (i, three)
+          r = Add (s, x)
+          c = Identity (s)
+          j = Identity (i)
+        }
+      >
+    }
+    """
+    data = onnx.parser.parse_model(text).SerializeToString()
+    feeds = {"x": rand(2, 3), "n": np.array(trips, np.int64)}
+    want = OrtSession(data, optimization="off").run(feeds)
+    got = run(data, feeds)
+    for name, value in want.items():
+        assert got[name].shape == value.shape, name
+        np.testing.assert_allclose(got[name], value, rtol=1e-5, atol=1e-6)
 
 
 def test_every_kernel_is_tried():

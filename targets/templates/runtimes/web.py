@@ -6,6 +6,7 @@ The browser is found as $CHROMIUM or under its usual names on PATH. Nothing outs
 from __future__ import annotations
 
 import atexit
+import contextlib
 import http.server
 import io
 import json
@@ -161,9 +162,10 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             shutil.copyfileobj(stream, self.wfile, 1 << 20)
 
     def _send(self, code: int, body: bytes, kind: str) -> None:
-        self.send_response(code)
-        self._isolate(kind, len(body))
-        self.wfile.write(body)
+        with contextlib.suppress(ConnectionError):  # the browser has been closed
+            self.send_response(code)
+            self._isolate(kind, len(body))
+            self.wfile.write(body)
 
     def _isolate(self, kind: str, length: int) -> None:
         self.send_header("Content-Type", kind)

@@ -55,7 +55,7 @@ def integrity_problems(manifest: dict[str, Any]) -> list[str]:
     found = {f.relative_to(HERE).as_posix() for f in HERE.rglob("*") if f.is_symlink() or not f.is_dir()}
     listed = {*manifest["files"], "manifest.json", "manifest.json.sha256", "model.sig"}
     problems += [f"{name} is not in the manifest" for name in sorted(found - listed)]
-    needed = {*manifest["artefact"]["files"], *manifest["references"], "runtime.py"}
+    needed = {*manifest["artefact"]["files"], *manifest["references"], *manifest["truth"], "runtime.py"}
     problems += [f"{name} is not listed in the manifest" for name in sorted(needed - {*manifest["files"]})]
     if not manifest["references"]:
         problems.append("there are no references to replay")
@@ -94,6 +94,7 @@ def replay(np: Any, runtime: Any, manifest: dict[str, Any]) -> int:
     """Run every model of the bundle on every reference; print and judge each output."""
     options = manifest["artefact"]["options"]
     executed, good, absent = 0, True, []
+    errors: list[tuple[float, float]] = []
     judged = options.get("judged", manifest["references"])  # int8 is held to real data alone
     for model in options.get("runnable", manifest["artefact"]["files"][:1]):
         try:
@@ -106,14 +107,49 @@ def replay(np: Any, runtime: Any, manifest: dict[str, Any]) -> int:
             with np.load(HERE / reference, allow_pickle=False) as stored:
                 feeds = {k[3:]: stored[k] for k in stored.files if k.startswith("in|")}
                 expected = {k[4:]: stored[k] for k in stored.files if k.startswith("out|")}
-            held = judge(np, manifest, f"{model} {reference}", run(feeds), expected)
+            got = run(feeds)
+            held = judge(np, manifest, f"{model} {reference}", got, expected)
+            errors += errors_against_float64(np, manifest, reference, got, expected)
             good, executed = good and held, executed + 1
+    good = near_float64(manifest, errors) and good
     if good and (absent or not executed):
         print("every file is intact, but not everything was executed")
         return 4
     gate = manifest["gate"]
     print(f"{'VERIFIED' if good else 'FAILED'} (gate {gate['max_abs_over_range']:g}, {gate['snr_db']:g} dB)")
     return 0 if good else 1
+
+
+def errors_against_float64(
+    np: Any, manifest: dict[str, Any], reference: str, got: Any, expected: Any
+) -> list[tuple[float, float]]:
+    """(error of this artefact, error of the source framework), as shares of the range, for each output."""
+    held = [one for one in manifest["truth"] if one.rpartition("/")[2] == reference.rpartition("/")[2]]
+    if not held:
+        return []
+    probabilities = {entry["name"] for entry in manifest["outputs"] if entry["head"] == "softmax"}
+    found = []
+    with np.load(HERE / held[0], allow_pickle=False) as stored:
+        truth = {key[4:]: stored[key] for key in stored.files}
+    for output, exact in truth.items():
+        sides = (got[output], expected[output])
+        if exact.dtype.kind == "f" and all(s.dtype.kind == "f" and s.shape == exact.shape for s in sides):
+            softmax = output in probabilities
+            own, source = (closeness(np, s.astype(np.float64), exact, softmax)[0] for s in sides)
+            found.append((own, source))
+    return [pair for pair in found if math.isfinite(pair[1])]
+
+
+def near_float64(manifest: dict[str, Any], errors: list[tuple[float, float]]) -> bool:
+    """Print the error as a multiple of the source's own; whether it keeps the gate's factor, if any."""
+    if not errors:
+        return True
+    own, source = (max(side) for side in zip(*errors))  # noqa: B905  (also for Python 3.9)
+    multiple = f", {own / source:.2g} x the source framework's own {source:.3g}" if source > 0 else ""
+    factor = manifest["gate"]["source_error_factor"]
+    held = factor is None or own <= factor * source + 1e-6
+    print(f"{'ok  ' if held else 'FAIL'} error against float64: {own:.3g} of the range{multiple}")
+    return held
 
 
 def judge(np: Any, manifest: dict[str, Any], what: str, got: Any, expected: Any) -> bool:
