@@ -42,9 +42,11 @@ NETWORKS: Final = ("resnet50", "mobilenet_v2", "unet", "densenet121", "efficient
 INTRODUCTION: Final = """
 Made by `make matrix`. Each model is converted and optimised once (recipe `canonical`), answered by its own
 framework on zeros, random input and test data, and bundled for each target with default options.
-**verified**: the artefact was loaded again and gave these answers within the gate; the figures are the
-largest difference over the output's range, and the least signal-to-noise ratio. *produced*: built, with no
-runtime on the machine that made this table. –: the target cannot express the model; see the reason.
+**verified**: the artefact was loaded again and gave these answers within the gate (2e-05 and 90 dB); the
+figures are the largest difference over the output's range, and the least signal-to-noise ratio. Probabilities
+are compared as logarithms. A difference holds the source framework's own rounding too, which is much of it
+where weights are untrained and the outputs lie close together. *produced*: built, with no runtime on the
+machine that made this table. –: the target cannot express the model; see the reason.
 """.strip()
 EXAMPLES: Final = 2  # of the test data, as one reference
 MEMORY_LIMIT: Final = 9 << 30  # bytes of a cell's whole process tree
@@ -69,9 +71,9 @@ def prepare(name: str, folder: Path) -> None:
         config = load_config(REPOSITORY / "configs" / f"{name}.yaml")
     else:
         zoo = REPOSITORY / ".fairlead" / "zoo" / name
-        encoder = json.loads((zoo / "summary.json").read_text())["encoder"]
-        data = {"path": str(zoo / "test.npz"), "input": "x", "preprocess": encoder}
-        model = {"path": str(zoo / "model.keras")}
+        summary = json.loads((zoo / "summary.json").read_text())
+        data = {"path": str(zoo / "test.npz"), "input": "x", "preprocess": summary["encoder"]}
+        model = {"path": str(zoo / "model.keras"), "inputs": _sizes(zoo)}
         config = Config.model_validate({"version": 1, "name": name, "model": model, "data": data})
     begin = time.perf_counter()
     converted = conversion_record(request_of(config), folder / "converted.onnx", _silent)
@@ -102,6 +104,20 @@ def prepare(name: str, folder: Path) -> None:
         "seconds": time.perf_counter() - begin,
     }
     (folder / "facts.json").write_text(json.dumps(facts))
+
+
+def _sizes(zoo: Path) -> dict[str, list[int]]:
+    """The test data's sizes for a network that takes any; nothing for one that has its own."""
+    import numpy as np
+
+    from pipeline.inspect_model import inspect_model
+    from pipeline.sources.contract import ConvertRequest
+
+    (given,) = inspect_model(ConvertRequest(str(zoo / "model.keras"))).inputs
+    if all(isinstance(size, int) for size in given.shape[1:]):
+        return {}
+    with np.load(zoo / "test.npz", allow_pickle=False) as stored:
+        return {given.name: [-1, *stored["x"].shape[1:]]}
 
 
 def _silent(_what: str, _share: float) -> None:
@@ -254,10 +270,22 @@ def table(
     for record in cells.values():
         count[record["state"]] = count.get(record["state"], 0) + 1
     lines += ["", "; ".join(f"{n} {state}" for state, n in sorted(count.items())) + "."]
+    if needs := _needs(cells.values(), targets):
+        lines += ["", "## What *produced* waits for", "", *(f"- {target}: {need}" for target, need in needs)]
     if reasons:
         lines += ["", "## Reasons", ""]
         lines += [f"{number}. {reason}" for reason, number in reasons.items()]
     return "\n".join(lines) + "\n"
+
+
+def _needs(cells: Iterable[Mapping[str, Any]], targets: list[str]) -> list[tuple[str, str]]:
+    """Why each target's cells were not executed, without the file that each names first."""
+    found: dict[tuple[str, str], None] = {}
+    for cell in sorted(cells, key=lambda cell: targets.index(cell["target"])):
+        if cell["state"] == "produced, not executed":
+            said = str(cell.get("detail", "")).removeprefix("no runtime on this machine: ").partition(": ")[2]
+            found[cell["target"], said] = None
+    return list(found)
 
 
 def _cell_text(record: Mapping[str, Any] | None, reasons: dict[str, int]) -> str:

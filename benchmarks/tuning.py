@@ -31,8 +31,6 @@ import numpy as np
 
 from benchmarks.zoo import REPOSITORY, built, network
 from optim.contract import Feeds
-from optim.model import load
-from optim.probes import probes_for
 from pipeline.bench.candidates import cpu_candidates, refinements
 from pipeline.bench.contender import Contender
 from pipeline.bench.host import environment
@@ -73,11 +71,12 @@ class Subject:
 
     def tuned(self, budget_s: float) -> TuneRecord:
         """The tuner's answer."""
-        answers = OrtSession(self.models["raw"], optimization="off")
-        references = [
-            Reference(probe.name, probe.feeds, answers.run(probe.feeds))
-            for probe in probes_for(load(self.models["raw"]), self.feeds, batches=(1,))
-        ]
+        zeros = {name: np.zeros_like(array) for name, array in self.feeds.items()}
+        with OrtSession(self.models["raw"], optimization="off") as right:
+            references = [
+                Reference(name, feeds, right.run(feeds))
+                for name, feeds in (("data", self.feeds), ("zeros", zeros))
+            ]
         with tempfile.TemporaryDirectory(prefix="fairlead-tuning-") as folder:
             recipes = {str(path): label for label, path in self.models.items()}
             race = Race(budget_s=budget_s, state=Path(folder) / "race.json", recipes=recipes)

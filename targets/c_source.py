@@ -18,6 +18,7 @@ from typing import Any, Final, Literal
 
 from optim import model as onnx_file
 from optim.errors import InternalError, UnsupportedModelError
+from targets.c_weights import C_TYPES, NETWORK, attached, detach, write_weights
 from targets.child import ChildSession, export_in_child, signature_facts
 from targets.contract import Artefact, Availability, Redistributed, Session
 from targets.options import TargetOptions, parse_options
@@ -31,11 +32,10 @@ MAKEFILE: Final = "Makefile"
 TEMPLATES: Final = Path(__file__).parent / "templates" / "c"
 GENERATOR: Final = "emx-onnx-cgen"
 COMPILERS: Final = ("cc", "gcc", "clang")
-_FUNCTION: Final = re.compile(r"^void model\((.*?)\) *\{", re.MULTILINE | re.DOTALL)
+MOST_BYTES: Final = 2_000_000_000  # of weights: an object file's addresses reach 2 GiB
+_FUNCTION: Final = r"^(?:static )?void {}\((.*?)\) *\{{"
 _LOADER: Final = "_Bool model_load("
-_PASSED: Final = frozenset(
-    {"float32", "float64", "int8", "uint8", "int16", "uint16", "int32", "uint32", "int64"}
-)
+_PASSED: Final = frozenset(C_TYPES) - {"uint64"}
 
 
 class CSourceOptions(TargetOptions):
@@ -78,7 +78,13 @@ class CSource:
             for spec in (*inputs, *outputs)
             if spec.dtype not in _PASSED
         )
-        return (*free, *types, *nonstandard_nodes(loaded))
+        stored = onnx_file.weight_bytes(loaded)
+        large = (
+            (f"the weights take {stored} bytes; a C source holds {MOST_BYTES} at most",)
+            if stored > MOST_BYTES
+            else ()
+        )
+        return (*free, *types, *large, *nonstandard_nodes(loaded))
 
     def build(self, model: Path, out: Path, options: Mapping[str, object]) -> Artefact:
         """Write the source; a free batch becomes 1.
@@ -113,9 +119,15 @@ def export(model: Path, out: Path, options: Mapping[str, Any]) -> dict[str, Any]
 
     loaded = onnx_file.load(model)
     inputs, _ = onnx_file.signature(loaded)
+    weights = detach(loaded)
+    seen = model.with_name("seen.onnx")
+    onnx_file.save(loaded, seen)
+    function = NETWORK if weights else "model"
     strategy = "fp64" if options["accumulation"] == "f64" else "simple"
-    command = ["compile", str(model), str(out / SOURCE), "--model-name", "model", "--color", "never"]
+    command = ["compile", str(seen), str(out / SOURCE), "--model-name", function, "--color", "never"]
     command += ["--fp32-accumulation-strategy", strategy]
+    if weights:
+        command += ["--large-weight-threshold", "0"]  # what is left stands in the source
     for spec in inputs:
         if spec.shape and not isinstance(spec.shape[0], int):
             command += ["--input-dim", f"{spec.name}:0=1"]
@@ -131,6 +143,10 @@ def export(model: Path, out: Path, options: Mapping[str, Any]) -> dict[str, Any]
             f"the generator refuses it: {told}", hint="the onnxruntime target takes it, or freeze its shapes"
         )
     text = (out / SOURCE).read_text(encoding="utf-8")
+    if weights:
+        text = attached(text, arguments_of(text, NETWORK), len(inputs), weights)
+        (out / SOURCE).write_text(text, encoding="utf-8")
+        write_weights(weights, out / WEIGHTS)
     (out / HEADER).write_text(header_of(text), encoding="utf-8")
     return {"emx_onnx_cgen": importlib.metadata.version(GENERATOR), "loads_weights": _LOADER in text}
 
@@ -141,10 +157,7 @@ def header_of(source: str) -> str:
     Raises:
         InternalError: the generator's function is not where it was.
     """
-    found = _FUNCTION.search(source)
-    if found is None:
-        raise InternalError("the generated source has no function `model`", where=SOURCE)
-    arguments = found.group(1).replace("restrict ", "")
+    arguments = arguments_of(source, "model").replace("restrict ", "")
     loader = (
         "/* Read the weights once, before the first call; false where the file is not theirs. */\n"
         "bool model_load(const char *path);\n\n"
@@ -157,3 +170,15 @@ def header_of(source: str) -> str:
         f'#ifdef __cplusplus\nextern "C" {{\n#endif\n\n{loader}void model({arguments});\n\n'
         "#ifdef __cplusplus\n}\n#endif\n\n#endif\n"
     )
+
+
+def arguments_of(source: str, function: str) -> str:
+    """What stands between the parentheses of ``function``'s definition.
+
+    Raises:
+        InternalError: the generator's function is not where it was.
+    """
+    found = re.search(_FUNCTION.format(function), source, re.MULTILINE | re.DOTALL)
+    if found is None:
+        raise InternalError(f"the generated source has no function `{function}`", where=SOURCE)
+    return found.group(1)

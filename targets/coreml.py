@@ -19,6 +19,7 @@ from optim.errors import UnsupportedModelError
 from targets.bundle_context import bundle_context
 from targets.child import ChildSession, export_in_child, signature_facts
 from targets.contract import Artefact, Availability, Session
+from targets.coreml_graph import frozen
 from targets.keras import build_model
 from targets.keras_rebuild.rebuild import unsupported_nodes
 from targets.options import TargetOptions, parse_options
@@ -138,11 +139,17 @@ def export(model: Path, out: Path, options: Mapping[str, Any]) -> dict[str, Any]
         tf.TensorSpec((t.shape[0] or 1, *t.shape[1:]), t.dtype, name=entry["coreml_name"])
         for t, entry in zip(built.inputs, signature["inputs"], strict=True)
     ]
-    function = tf.function(lambda *arrays: built(list(arrays), training=False))
+    parameters = int(built.count_params())
+    function = tf.function(lambda *arrays: built(list(arrays), training=False)).get_concrete_function(
+        *tensors
+    )
+    graph = frozen(function)
+    if graph is not None:
+        del built, function  # the graph holds the weights now
     precision = ct.precision.FLOAT32 if options["precision"] == "f32" else ct.precision.FLOAT16
     try:
         package = ct.convert(
-            [function.get_concrete_function(*tensors)],
+            [function] if graph is None else graph,
             source="tensorflow",
             convert_to="mlprogram",
             compute_precision=precision,
@@ -158,7 +165,6 @@ def export(model: Path, out: Path, options: Mapping[str, Any]) -> dict[str, Any]
     if options["labels"]:
         package.user_defined_metadata["classes"] = "\n".join(options["labels"])
     package.save(str(out / PACKAGE))
-    parameters = int(built.count_params())
     _check(ct, out / PACKAGE, signature, parameters * (4 if options["precision"] == "f32" else 2))
     return {"coremltools": ct.__version__, "tensorflow": tf.__version__, "parameters": parameters}
 

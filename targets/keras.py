@@ -18,6 +18,7 @@ from optim.errors import InternalError, UnsupportedModelError
 from targets.child import ChildSession, export_in_child, signature_facts
 from targets.contract import Artefact, Availability, Session
 from targets.keras_rebuild.rebuild import rebuild, unsupported_nodes
+from targets.layer_table import OPTION, TargetLayer, recorded
 from targets.options import TargetOptions, parse_options
 from targets.runtime_probe import prove_in_one_child
 
@@ -77,8 +78,8 @@ class Keras:
             else []
         )
         runnable = [KERAS_FILE, *(f for f in saved if f.endswith("saved_model.pb"))]
-        recorded = {**chosen.model_dump(), "signature": signature_facts(model), "runnable": runnable, **facts}
-        return Artefact((KERAS_FILE, LAYERS_FILE, ARCHITECTURE_FILE, *saved), recorded)
+        told = {**chosen.model_dump(), "signature": signature_facts(model), "runnable": runnable, **facts}
+        return Artefact((KERAS_FILE, LAYERS_FILE, ARCHITECTURE_FILE, *saved), told)
 
     def open(self, folder: Path, artefact: Artefact) -> Session:
         return ChildSession(self.name, folder, artefact)
@@ -86,7 +87,7 @@ class Keras:
 
 def export(model: Path, out: Path, options: Mapping[str, Any]) -> dict[str, Any]:
     """In the child: draw the architecture, run it, set the weights, save."""
-    keras_model = build_model(model, out)
+    keras_model, tensors = build_with_tensors(model, out)
     keras_model.save(out / KERAS_FILE)
     if options["saved_model"]:
         keras_model.export(out / SAVED_MODEL, verbose=False)
@@ -97,11 +98,26 @@ def export(model: Path, out: Path, options: Mapping[str, Any]) -> dict[str, Any]
         "keras": keras.__version__,
         "tensorflow": tf.__version__,
         "parameters": int(keras_model.count_params()),
+        OPTION: recorded(_told(keras_model.get_layer(name), tensor) for name, tensor in tensors.items()),
     }
 
 
+def _told(layer: Any, tensor: str) -> TargetLayer:
+    """A layer in Keras's words."""
+    weights = tuple((str(w.name), tuple(w.shape)) for w in layer.weights)
+    padding = getattr(layer, "padding", "")
+    return TargetLayer(str(layer.name), type(layer).__name__, tensor, weights, str(padding or ""))
+
+
 def build_model(model: Path, folder: Path) -> Any:
-    """The Keras model of an ONNX file; leaves ``architecture.py`` and ``keras_layers.py`` in ``folder``.
+    """The Keras model of an ONNX file; see ``build_with_tensors``."""
+    return build_with_tensors(model, folder)[0]
+
+
+def build_with_tensors(model: Path, folder: Path) -> tuple[Any, dict[str, str]]:
+    """The Keras model of an ONNX file, and the ONNX tensor that each layer's node computes, by layer name.
+
+    Leaves ``architecture.py`` and ``keras_layers.py`` in ``folder``.
 
     Raises:
         UnsupportedModelError: a node has no exact Keras counterpart.
@@ -123,4 +139,5 @@ def build_model(model: Path, folder: Path) -> Any:
         raise UnsupportedModelError(
             f"Keras refuses the drawn architecture: {error}", where=str(model)
         ) from error
-    return built
+    here = {layer.name for layer in built.layers}
+    return built, {name: tensor for name, tensor in drawn.tensors.items() if name in here}

@@ -1,18 +1,19 @@
 """LiteRT (TensorFlow Lite): ``model.tflite`` from the rebuilt Keras model: float32, float16 weights, or int8.
 
-int8 is full integer arithmetic between float32 ends: per-channel weights, activations scaled by what
-calibration data showed. The way goes through a SavedModel with a static signature: converting a Keras 3
-model's concrete function directly drops its weights without a word. A file that still holds VAR_HANDLE ops is
-such a file, and is refused.
+int8 is integer arithmetic between float32 ends: per-channel weights, activations scaled by what calibration
+data showed, softmax in float32. The way goes through a SavedModel with a static signature: converting a
+Keras 3 model's concrete function directly drops its weights without a word. A file that still holds
+VAR_HANDLE ops is such a file, and is refused.
 """
 
 from __future__ import annotations
 
 import functools
 import importlib.metadata
+import re
 import tempfile
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -22,11 +23,15 @@ import numpy as np
 from optim import model as onnx_file
 from optim.contract import Array
 from optim.errors import UnsupportedModelError, UserError
+from optim.facts import opset_of
 from targets.bundle_context import REFERENCES, bundle_context
 from targets.child import ChildSession, export_in_child, signature_facts
 from targets.contract import Artefact, Availability, Session
-from targets.keras import build_model
+from targets.keras import build_with_tensors
 from targets.keras_rebuild.rebuild import unsupported_nodes
+from targets.layer_table import OPTION, TargetLayer, recorded
+from targets.litert_int8 import first_class_kept, quantised
+from targets.long_means import split_long_means
 from targets.options import TargetOptions, parse_options
 from targets.runtime_probe import prove_in_one_child
 
@@ -100,18 +105,18 @@ class LiteRt:
             if chosen.precision == "int8":
                 asked["calibration"] = str(_calibration_file(model, out, chosen.calibration, Path(folder)))
             facts = export_in_child("targets.litert:export", model, out, asked)
-        recorded: dict[str, object] = {
+        told: dict[str, object] = {
             "precision": chosen.precision,
             "signature": signature_facts(model),
             **facts,
         }
         if chosen.precision in GATES:
-            recorded["gate"] = GATES[chosen.precision]
+            told["gate"] = GATES[chosen.precision]
         data = [r.name for r in bundle_context(out).references if r.name.startswith(DATA)]
         if chosen.precision == "int8" and data:
             # Scales fit the calibration's range; zeros and noise lie outside it and say nothing.
-            recorded["judged"] = [f"{REFERENCES}/{name}.npz" for name in data]
-        return Artefact((MODEL_FILE,), recorded, requires={"ai-edge-litert": str(facts["ai_edge_litert"])})
+            told["judged"] = [f"{REFERENCES}/{name}.npz" for name in data]
+        return Artefact((MODEL_FILE,), told, requires={"ai-edge-litert": str(facts["ai_edge_litert"])})
 
     def open(self, folder: Path, artefact: Artefact) -> Session:
         return ChildSession(self.name, folder, artefact)
@@ -123,19 +128,16 @@ def export(model: Path, out: Path, options: Mapping[str, Any]) -> dict[str, Any]
 
     work = out.parent / "saved"
     work.mkdir()
-    built = build_model(model, work)
+    built, tensors = build_with_tensors(_with_short_means(model), work)
     signature = [tf.TensorSpec((t.shape[0] or 1, *t.shape[1:]), t.dtype) for t in built.inputs]
     built.export(work / "model", verbose=False, input_signature=[signature])
     converter = tf.lite.TFLiteConverter.from_saved_model(str(work / "model"))
     if options["precision"] == "f16":
         converter.optimizations = [tf.lite.Optimize.DEFAULT]
         converter.target_spec.supported_types = [tf.float16]
-    elif options["precision"] == "int8":
-        converter.optimizations = [tf.lite.Optimize.DEFAULT]
-        converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
-        converter.representative_dataset = functools.partial(_examples, Path(options["calibration"]))
+    examples = functools.partial(_examples, Path(options["calibration"]))
     try:
-        content = converter.convert()
+        content = quantised(converter, examples) if options["precision"] == "int8" else converter.convert()
     except (RuntimeError, ValueError) as error:
         said = " ".join(str(error).split())[-600:]
         raise UnsupportedModelError(f"TensorFlow's converter refuses it: {said}") from error
@@ -148,11 +150,61 @@ def export(model: Path, out: Path, options: Mapping[str, Any]) -> dict[str, Any]
             f"the converter left {', '.join(lost + flex)} in the file",
             expected="weights as constants and LiteRT's own operators only",
         )
+    kept = first_class_kept(out / MODEL_FILE, built, examples) if options["precision"] == "int8" else {}
     return {
+        **kept,
         "tensorflow": tf.__version__,
         "ai_edge_litert": importlib.metadata.version("ai-edge-litert"),
         "operators": len(operators),
+        OPTION: recorded(_told(out / MODEL_FILE, tensors, _output_names(model))),
     }
+
+
+def _with_short_means(model: Path) -> Path:
+    loaded = onnx_file.load(model)
+    if not split_long_means(loaded, opset_of(loaded)):
+        return model
+    onnx_file.save(loaded, model.with_name("short_means.onnx"))
+    return model.with_name("short_means.onnx")
+
+
+def _output_names(model: Path) -> list[str]:
+    return [spec.name for spec in onnx_file.signature(onnx_file.load(model))[1]]
+
+
+def _told(file: Path, tensors: Mapping[str, str], outputs: Sequence[str]) -> Iterator[TargetLayer]:
+    """The operators, by the Keras layers whose scopes the converter has left in their results' names.
+
+    Fused operators name all their layers: ``model/conv1/Relu;model/conv1/BiasAdd;...``. Those at the outputs
+    have lost their names: they compute the outputs of the ONNX graph, in its order.
+    """
+    from ai_edge_litert.interpreter import Interpreter
+
+    interpreter = Interpreter(model_path=str(file))
+    known = {one["index"]: one for one in interpreter.get_tensor_details()}
+    operators = interpreter._get_ops_details()
+    made = {int(k) for op in operators for k in op["outputs"]}
+    given = {int(one["index"]) for one in interpreter.get_input_details()}
+    details = interpreter.get_output_details()
+    ends = {int(one["index"]): name for one, name in zip(details, outputs, strict=False)}
+    for op in operators:
+        result = str(known[int(op["outputs"][0])]["name"])
+        constants = [known[int(k)] for k in op["inputs"] if int(k) >= 0 and int(k) not in made | given]
+        weights = tuple((str(c["name"]), tuple(int(n) for n in c["shape"])) for c in constants)
+        carried = [tensors[scope] for scope in _scopes(result) if scope in tensors]
+        if not carried and int(op["outputs"][0]) in ends:
+            carried = [ends[int(op["outputs"][0])]]
+        for tensor in carried:
+            yield TargetLayer(result.rpartition(";")[2], str(op["op_name"]), tensor, weights)
+
+
+def _scopes(result: str) -> list[str]:
+    """The layer names in a result's name, each once: ``model_1/conv1_1/Relu`` gives conv1_1 and conv1."""
+    found: dict[str, None] = {}
+    for part in result.split(";"):
+        for scope in part.split("/"):
+            found |= dict.fromkeys((scope, re.sub(r"_\d+$", "", scope)))
+    return list(found)
 
 
 def _calibration_file(model: Path, out: Path, named: str, folder: Path) -> Path:

@@ -18,8 +18,10 @@ import onnx_ir as ir
 
 from optim import model as onnx_file
 from optim.errors import UnsupportedModelError
+from optim.facts import opset_of
 from targets.child import ChildSession, signature_facts
 from targets.contract import Artefact, Availability, Redistributed, Session
+from targets.long_means import split_long_means
 from targets.npm_package import NpmPackage, can_be_had, extract
 from targets.options import TargetOptions, parse_options
 from targets.runtime_probe import prove_with
@@ -120,6 +122,7 @@ class Web:
         if reasons := self.unsupported(model):
             raise UnsupportedModelError(reasons[0], where=str(model))
         loaded = onnx_file.load(model)
+        split_long_means(loaded, opset_of(loaded))  # WebAssembly's kernels sum one element after another
         script, wasm = BUILDS[chosen.webgpu]
         # The script looks for its WebAssembly beside itself, under the name it was built with.
         members = {f"dist/{script}": "ort/ort.bundle.mjs", f"dist/{wasm}": f"ort/{wasm}"}

@@ -19,7 +19,12 @@ def test_every_state_has_its_word_and_each_reason_its_number() -> None:
     records = [
         _record("resnet50", "onnxruntime", "verified", max_abs_over_range=3.2e-7, snr_db=128.4),
         _record("resnet50", "web", "verified", max_abs_over_range=0.0, snr_db=999.0),
-        _record("resnet50", "coreml", "produced, not executed"),
+        _record(
+            "resnet50",
+            "coreml",
+            "produced, not executed",
+            detail="no runtime on this machine: model.mlpackage/model.mlmodel: it runs on macOS only",
+        ),
         _record("resnet50", "caffe", "unsupported", reason="node a: no | such\nlayer"),
         _record("unet", "caffe", "unsupported", reason="node a: no | such\nlayer"),
         _record("unet", "web", "failed", reason="it took more than 9 s"),
@@ -35,6 +40,7 @@ def test_every_state_has_its_word_and_each_reason_its_number() -> None:
     assert "1. caffe: node a: no \\| such layer" in text
     assert "2. web: it took more than 9 s" in text
     assert "2 verified" in text
+    assert "- coreml: it runs on macOS only" in text
     widths = {line.count(" | ") for name, line in rows.items() if name in ("model", "resnet50")}
     assert len(widths) == 1
 

@@ -73,6 +73,7 @@ class Lowered:
     outputs: tuple[Port, ...]
     held: dict[str, Held]
     weights: dict[str, PlacedWeight]
+    named: dict[str, str]  # layer → the ONNX tensor that its node computes
 
 
 def lower(model: ir.Model, name: str = "net") -> Lowered:
@@ -111,7 +112,8 @@ def _walk(
         outputs = tuple(_leave(draft, value) for value in model.graph.outputs)
     except UnsupportedModelError as error:
         return None, [error]
-    return Lowered(Net(name, tuple(draft.layers)), inputs, outputs, draft.held_values, draft.weights), []
+    net = Net(name, tuple(draft.layers))
+    return Lowered(net, inputs, outputs, draft.held_values, draft.weights, dict(draft.names.given)), []
 
 
 def _lower_node(draft: Draft, node: ir.Node, opset: int) -> None:

@@ -8,9 +8,10 @@ import numpy as np
 import onnx_ir as ir
 
 from optim.contract import Array
-from optim.facts import constant_of, float_attribute, input_of, int_attribute, scalar_of
+from optim.facts import float_attribute, input_of, int_attribute, scalar_of
 from targets.axis_order import Held, refuse, weight_of
 from targets.caffe.draft import Draft
+from targets.operands import WithConstant, bounds, scale_and_shift, with_constant
 
 SIMPLE = {"Relu": "ReLU", "Sigmoid": "Sigmoid", "Tanh": "TanH", "Abs": "AbsVal", "Softplus": "BNLL"}
 
@@ -188,13 +189,11 @@ def lrn(draft: Draft, node: ir.Node) -> None:
 
 def binary(draft: Draft, node: ir.Node) -> None:
     """Add, Sub, Mul, Div, Max, Min of two values, or of a value and a constant."""
-    left, right = (draft.known(value) for value in node.inputs[:2])
-    if left and right:
+    mixed = with_constant(draft, node)
+    if mixed is None:
         _two(draft, node)
-    elif left or right:
-        _with_constant(draft, node, value_first=left)
     else:
-        raise refuse(node, "both inputs are constant", "fold constants first")
+        _one(draft, node, mixed)
 
 
 def _two(draft: Draft, node: ir.Node) -> None:
@@ -237,34 +236,15 @@ def _broadcast_product(draft: Draft, node: ir.Node, a: Held, b: Held) -> None:
     draft.result(node, top)
 
 
-def _with_constant(draft: Draft, node: ir.Node, *, value_first: bool) -> None:
-    held = draft.get(node, 0 if value_first else 1)
-    constant = constant_of(node.inputs[1 if value_first else 0])
-    if constant is None:
-        raise refuse(node, "an input is missing")
-    if constant.ndim > held.rank:
-        raise refuse(node, f"a constant of shape {constant.shape} adds axes to {held.shape}")
-    number = held.aligned(constant).astype(np.float64)
-    if number.size > 1 and number.shape[0] != 1:
-        raise refuse(node, "a constant that differs along the batch")
-    op = node.op_type
+def _one(draft: Draft, node: ir.Node, mixed: WithConstant) -> None:
+    held, op, bottom = mixed.held, node.op_type, mixed.held.name
     if op in ("Max", "Min"):
-        if number.size != 1:
-            raise refuse(node, "the other side is neither computed nor one number")
-        bound = float(number.reshape(()))
-        low, high = (bound, math.inf) if op == "Max" else (-math.inf, bound)
-        draft.result(node, _clipped(draft, node, held.name, low, high), held.perm)
+        draft.result(node, _clipped(draft, node, bottom, *bounds(node, mixed.number)), held.perm)
         return
-    bottom = held.name
-    if op == "Div" and not value_first:
+    if op == "Div" and not mixed.value_first:
         inverse = draft.power(node, bottom, power=-1.0, part="inverse")
         bottom, op = draft.barrier(node, inverse, held.rank), "Mul"
-    scale, shift = {
-        "Add": (np.ones(()), number),
-        "Sub": (np.ones(()), -number) if value_first else (-np.ones(()), number),
-        "Mul": (number, np.zeros(())),
-        "Div": (1.0 / number, np.zeros(())),
-    }[op]
+    scale, shift = scale_and_shift(op, mixed.constant, value_first=mixed.value_first)
     draft.result(node, _affine(draft, node, bottom, held, scale, shift), held.perm)
 
 

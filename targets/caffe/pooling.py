@@ -119,17 +119,20 @@ def global_pool(draft: Draft, node: ir.Node) -> None:
 
 
 def reduce(draft: Draft, node: ir.Node) -> None:
-    """ReduceMean, ReduceSum and ReduceMax over all of space: a global pool."""
-    held = draft.image(node)
-    axes = axes_of(node)
-    if axes is None or sorted(a % 4 for a in axes) != [2, 3]:
-        raise refuse(node, f"over axes {axes}; only height and width together have a Caffe counterpart")
+    """ReduceMean, ReduceSum and ReduceMax over all of space, in whichever order it is held: a global pool."""
+    held, axes = draft.get(node), axes_of(node)
+    if axes is None or held.rank != 4 or sorted(held.position(a) for a in axes) != [2, 3]:
+        raise refuse(
+            node, f"over axes {axes} of {held.rank}; only height and width together have a Caffe counterpart"
+        )
     top = _whole(draft, node, held, "MAX" if node.op_type == "ReduceMax" else "AVE")
     if node.op_type == "ReduceSum":
-        top = draft.power(node, top, scale=float((held.shape[2] or 1) * (held.shape[3] or 1)), part="sum")
-    if not int_attribute(node, "keepdims", 1):
-        top = draft.add(node, "Flatten", [top], part="flatten")
-    draft.result(node, top)
+        _, _, height, width = held.held_shape
+        top = draft.power(node, top, scale=float((height or 1) * (width or 1)), part="sum")
+    if int_attribute(node, "keepdims", 1):
+        draft.result(node, top, held.perm)
+    else:
+        draft.result(node, draft.add(node, "Flatten", [top], part="flatten"))
 
 
 def _whole(draft: Draft, node: ir.Node, held: Held, method: str) -> str:
@@ -139,7 +142,7 @@ def _whole(draft: Draft, node: ir.Node, held: Held, method: str) -> str:
     a mean is taken in two steps, of equal windows and then of their means.
     """
     bottom = held.name
-    sizes = [int(d or 1) for d in held.shape[2:]]
+    sizes = [int(d or 1) for d in held.held_shape[2:]]
     kernel = [_divisor(size) for size in sizes]
     if method == "AVE" and math.prod(sizes) > _MOST_TERMS and math.prod(kernel) > 1:
         options = {"pool": method, **window_options(pair(tuple(kernel)), pair(tuple(kernel)), (0, 0))}

@@ -14,9 +14,10 @@ from optim import model as onnx_file
 from optim.errors import UnsupportedModelError, UserError
 from targets.caffe import layer_checks
 from targets.caffe.lower import lower, unsupported_nodes
-from targets.caffe.net import write_caffemodel, write_prototxt
+from targets.caffe.net import Layer, write_caffemodel, write_prototxt
 from targets.child import ChildSession, export_in_child, signature_facts
 from targets.contract import Artefact, Availability, Session
+from targets.layer_table import OPTION, TargetLayer, recorded
 from targets.layer_trace import load_trace
 from targets.options import TargetOptions, parse_options
 from targets.runtime_probe import prove
@@ -70,15 +71,15 @@ class Caffe:
             )
         facts = export_in_child("targets.caffe.target:export", model, out, chosen.model_dump())
         places = {key: facts.pop(key) for key in ("names", "blobs", "weights")}
-        recorded = {**chosen.model_dump(), "signature": signature_facts(model), **facts}
+        told = {**chosen.model_dump(), "signature": signature_facts(model), **facts}
         files = [MODEL_FILE, DESCRIPTION_FILE]
         if trace is not None:
             layer_checks.prepare(out, trace, places)
-            given = {"folder": str(out), "artefact": {**recorded, "runnable_model": MODEL_FILE}}
+            given = {"folder": str(out), "artefact": {**told, "runnable_model": MODEL_FILE}}
             found = export_in_child("targets.caffe.layer_checks:export", model, out, given)
-            recorded |= {"layers_compared": found["layer_checks"], "predictions": found["predictions"]}
+            told |= {"layers_compared": found["layer_checks"], "predictions": found["predictions"]}
             files += [*layer_checks.FILES, *found["pictures"]]
-        return Artefact(tuple(files), recorded, requires={"numpy": "", "opencv-python-headless": ">=4.14,<5"})
+        return Artefact(tuple(files), told, requires={"numpy": "", "opencv-python-headless": ">=4.14,<5"})
 
     def open(self, folder: Path, artefact: Artefact) -> Session:
         return ChildSession(self.name, folder, artefact)
@@ -99,6 +100,11 @@ def export(model: Path, out: Path, options: Mapping[str, Any]) -> dict[str, Any]
     write_caffemodel(lowered.net, out / MODEL_FILE)
     return {
         "layers": len(lowered.net.layers),
+        OPTION: recorded(
+            _told(layer, lowered.named[layer.name])
+            for layer in lowered.net.layers
+            if layer.name in lowered.named
+        ),
         "ports": {
             side: [{**asdict(port), "perm": list(port.perm)} for port in ports]
             for side, ports in (("inputs", lowered.inputs), ("outputs", lowered.outputs))
@@ -112,3 +118,20 @@ def export(model: Path, out: Path, options: Mapping[str, Any]) -> dict[str, Any]
             for tensor, one in lowered.weights.items()
         },
     }
+
+
+def _told(layer: Layer, tensor: str) -> TargetLayer:
+    """A layer in Caffe's words."""
+    pads = {
+        key: value
+        for options in layer.parameters.values()
+        for key, value in options.items()
+        if key == "pad" or key.startswith("pad_")
+    }
+    return TargetLayer(
+        layer.name,
+        layer.type,
+        tensor,
+        tuple((f"blobs[{k}]", tuple(blob.shape)) for k, blob in enumerate(layer.blobs)),
+        ", ".join(f"{key} {value}" for key, value in pads.items()),
+    )

@@ -61,6 +61,7 @@ class Drawing:
     weights: dict[str, list[Array]] = field(
         default_factory=dict
     )  # layer name → arrays as set_weights takes them
+    tensors: dict[str, str] = field(default_factory=dict)  # layer name → the ONNX tensor its node computes
     _held: dict[str, Held] = field(default_factory=dict)
     _turned: dict[tuple[str, Perm], str] = field(default_factory=dict)
     _names: set[str] = field(default_factory=set)
@@ -132,6 +133,7 @@ class Drawing:
             number += 1
             name = f"{base}_{number}"
         self._names.add(name)
+        self.tensors[name] = node.outputs[0].name or ""
         return name
 
 

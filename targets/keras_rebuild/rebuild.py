@@ -68,6 +68,7 @@ class Architecture:
 
     source: str
     weights: dict[str, list[Array]]
+    tensors: dict[str, str]  # layer name → the ONNX tensor that its node computes
 
 
 def rebuild(model: ir.Model) -> Architecture:
@@ -87,7 +88,7 @@ def rebuild(model: ir.Model) -> Architecture:
         node = value.producer() or next(iter(model.graph))
         results.append(drawing.plain(node, value)[1])
     body = [*drawing.lines, f"return keras.Model([{arguments}], [{', '.join(results)}])"]
-    return Architecture(HEADER + "".join(f"    {line}\n" for line in body), drawing.weights)
+    return Architecture(HEADER + "".join(f"    {line}\n" for line in body), drawing.weights, drawing.tensors)
 
 
 def unsupported_nodes(model: ir.Model) -> tuple[str, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
@@ -13,6 +14,7 @@ from optim.errors import UnsupportedModelError
 from optim.facts import dims, is_constant, opset_of
 from targets.axis_order import Perm, Shape, as_reason, input_order, refuse
 from targets.layer_names import LayerNames
+from targets.layer_table import TargetLayer
 from targets.walk import prepare, refusals
 from targets.wolfram import arrange, neural, pointwise
 from targets.wolfram.draft import INPUT, OUTPUT, Draft
@@ -72,6 +74,7 @@ class Lowered:
     input: Port
     output: Port
     layers: int
+    table: tuple[TargetLayer, ...]
 
 
 def lower(model: ir.Model) -> Lowered:
@@ -108,7 +111,27 @@ def _walk(model: ir.Model, *, first_only: bool) -> tuple[Lowered | None, list[Un
         left = _leave(draft, model.graph.outputs[0])
     except UnsupportedModelError as error:
         return None, [error]
-    return Lowered(_text(draft, entered), draft.parameters, entered, left, len(draft.layers)), []
+    table = tuple(
+        _told(draft, name, text) for name, text in draft.layers.items() if name in draft.names.given
+    )
+    return Lowered(_text(draft, entered), draft.parameters, entered, left, len(draft.layers), table), []
+
+
+def _told(draft: Draft, name: str, text: str) -> TargetLayer:
+    """A layer in the Wolfram Language's words."""
+    padding = re.search(r'"?PaddingSize"? -> (\{.*?\}\}|\{.*?\}|\d+)', text)
+    weights = tuple(
+        (key.rpartition("/")[2], tuple(array.shape))
+        for key, array in draft.parameters.items()
+        if key.rpartition("/")[0] == name
+    )
+    return TargetLayer(
+        name,
+        text.partition("[")[0],
+        draft.names.given[name],
+        weights,
+        f"PaddingSize {padding.group(1)}" if padding else "",
+    )
 
 
 def _lower_node(draft: Draft, node: ir.Node, opset: int) -> None:

@@ -209,30 +209,33 @@ def global_pool(draft: Draft, node: ir.Node) -> None:
     """GlobalAveragePool and GlobalMaxPool: one window over everything."""
     held, x = draft.image(node)
     function = "Mean" if "Average" in node.op_type else "Max"
-    draft.result(node, _whole(draft, node, held, x, function))
+    draft.result(node, _whole(draft, node, _spatial(held), x, function))
 
 
-def _whole(draft: Draft, node: ir.Node, held: Held, x: str, function: str) -> str:
-    sizes = listing(_spatial(held))
-    made = draft.add(node, "PoolingLayer", [x], sizes, options={"Stride": sizes, "Function": function})
+def _whole(draft: Draft, node: ir.Node, sizes: tuple[int, int], x: str, function: str) -> str:
+    window = listing(sizes)
+    made = draft.add(node, "PoolingLayer", [x], window, options={"Stride": window, "Function": function})
     if x in draft.positive:
         draft.positive.add(made)
     return made
 
 
 def reduce(draft: Draft, node: ir.Node) -> None:
-    """ReduceMean, ReduceSum and ReduceMax over all of space."""
-    held, x = draft.image(node)
-    axes = axes_of(node)
-    if axes is None or sorted(a % 4 for a in axes) != [2, 3]:
-        raise refuse(node, f"over axes {axes}; only height and width together have a counterpart")
-    made = _whole(draft, node, held, x, "Max" if node.op_type == "ReduceMax" else "Mean")
+    """ReduceMean, ReduceSum and ReduceMax over all of space, in whichever order it is held."""
+    held, axes = draft.get(node), axes_of(node)
+    if axes is None or held.rank != 4 or len(axes) != 2 or 0 in (a % 4 for a in axes):
+        raise refuse(node, f"over axes {axes} of {held.rank}; only two axes of an image have a counterpart")
+    (channels,) = {1, 2, 3} - {a % 4 for a in axes}
+    perm = held.perm if held.position(channels) == 1 else (0, channels, *sorted(a % 4 for a in axes))
+    sizes = (held.shape[perm[2]] or 1, held.shape[perm[3]] or 1)
+    x = draft.turned(node, held, perm)
+    made = _whole(draft, node, sizes, x, "Max" if node.op_type == "ReduceMax" else "Mean")
     if node.op_type == "ReduceSum":
-        height, width = _spatial(held)
-        made = draft.each(node, made, f"{height * width}*#", part="sum")
-    if not int_attribute(node, "keepdims", 1):
-        made = draft.add(node, "FlattenLayer", [made], part="flatten")
-    draft.result(node, made)
+        made = draft.each(node, made, f"{sizes[0] * sizes[1]}*#", part="sum")
+    if int_attribute(node, "keepdims", 1):
+        draft.result(node, made, perm)
+    else:
+        draft.result(node, draft.add(node, "FlattenLayer", [made], part="flatten"))
 
 
 def batch_normalization(draft: Draft, node: ir.Node) -> None:

@@ -8,8 +8,9 @@ import numpy as np
 import onnx_ir as ir
 
 from optim.contract import Array
-from optim.facts import constant_of, float_attribute, input_of, int_attribute, scalar_of
+from optim.facts import float_attribute, input_of, int_attribute, scalar_of
 from targets.axis_order import Held, refuse, weight_of
+from targets.operands import WithConstant, bounds, scale_and_shift, with_constant
 from targets.wolfram.draft import Draft
 from targets.wolfram.text import listing, number
 
@@ -123,13 +124,13 @@ def softmax(draft: Draft, node: ir.Node, opset: int) -> None:
 
 def binary(draft: Draft, node: ir.Node) -> None:
     """Add, Sub, Mul, Div, Max, Min of two values, or of a value and a constant."""
-    left, right = (draft.known(value) for value in node.inputs[:2])
-    if left and right:
+    mixed = with_constant(draft, node)
+    if mixed is None:
         _two(draft, node)
-    elif left or right:
-        _with_constant(draft, node, value_first=left)
+    elif mixed.number is not None:
+        _with_number(draft, node, mixed, mixed.number)
     else:
-        raise refuse(node, "both inputs are constant", "fold constants first")
+        _with_array(draft, node, mixed)
 
 
 def _two(draft: Draft, node: ir.Node) -> None:
@@ -153,40 +154,21 @@ def _two(draft: Draft, node: ir.Node) -> None:
     draft.result(node, draft.threaded(node, THREADED[node.op_type], [x, y]))
 
 
-def _with_constant(draft: Draft, node: ir.Node, *, value_first: bool) -> None:
-    held = draft.get(node, 0 if value_first else 1)
-    constant = constant_of(node.inputs[1 if value_first else 0])
-    if constant is None or constant.ndim > held.rank:
-        raise refuse(node, "the other input is missing or adds axes")
-    full = held.aligned(constant).astype(np.float64)
-    if full.shape[0] != 1:
-        raise refuse(node, "a constant that differs along the batch")
-    op = node.op_type
-    if full.size == 1:
-        _with_number(draft, node, held, float(full.reshape(())), value_first=value_first)
-        return
-    if op in ("Max", "Min") or (op == "Div" and not value_first):
+def _with_array(draft: Draft, node: ir.Node, mixed: WithConstant) -> None:
+    if node.op_type in ("Max", "Min") or (node.op_type == "Div" and not mixed.value_first):
         raise refuse(node, "the other side is neither computed nor one number")
-    one, zero = np.ones(()), np.zeros(())
-    scale, shift = {
-        "Add": (one, full[0]),
-        "Sub": (one, -full[0]) if value_first else (-one, full[0]),
-        "Mul": (full[0], zero),
-        "Div": (1.0 / full[0], zero),
-    }[op]
-    draft.result(node, _affine(draft, node, held, scale, shift), held.perm)
+    scale, shift = scale_and_shift(node.op_type, mixed.constant[0], value_first=mixed.value_first)
+    draft.result(node, _affine(draft, node, mixed.held, scale, shift), mixed.held.perm)
 
 
-def _with_number(draft: Draft, node: ir.Node, held: Held, value: float, *, value_first: bool) -> None:
-    op = node.op_type
-    if op in ("Max", "Min"):
-        low, high = (value, math.inf) if op == "Max" else (-math.inf, value)
-        _clipped(draft, node, held, low, high)
+def _with_number(draft: Draft, node: ir.Node, mixed: WithConstant, value: float) -> None:
+    if node.op_type in ("Max", "Min"):
+        _clipped(draft, node, mixed.held, *bounds(node, value))
         return
-    sign = {"Add": "+", "Sub": "-", "Mul": "*", "Div": "/"}[op]
+    sign = {"Add": "+", "Sub": "-", "Mul": "*", "Div": "/"}[node.op_type]
     text = f"({number(value)})"
-    body = f"# {sign} {text}" if value_first else f"{text} {sign} #"
-    draft.result(node, draft.each(node, held.name, body), held.perm)
+    body = f"# {sign} {text}" if mixed.value_first else f"{text} {sign} #"
+    draft.result(node, draft.each(node, mixed.held.name, body), mixed.held.perm)
 
 
 def _affine(draft: Draft, node: ir.Node, held: Held, scale: Array, shift: Array) -> str:

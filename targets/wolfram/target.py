@@ -22,6 +22,7 @@ from optim.heads import saturating_heads
 from targets.bundle_context import BundleContext, bundle_context
 from targets.child import export_in_child, signature_facts
 from targets.contract import Artefact, Availability, Session
+from targets.layer_table import OPTION, recorded
 from targets.options import TargetOptions, parse_options
 from targets.test_set import TEST_SET_FILE, load_test_set
 from targets.wolfram import companions, wxf
@@ -76,16 +77,16 @@ class Wolfram:
         chosen = parse_options(WolframOptions, self.name, options)
         loaded = onnx_file.load(model)
         facts = export_in_child("targets.wolfram.target:export", model, out, chosen.model_dump())
-        recorded = {**chosen.model_dump(), "signature": signature_facts(model), **facts}
+        told = {**chosen.model_dump(), "signature": signature_facts(model), **facts}
         files = [BUILD_FILE, PARAMETERS_FILE]
         given = bundle_context(out)
         if given.references:
             heads = saturating_heads(loaded)
             softmax = any(head.op == "Softmax" for head in heads.values())
-            recorded["checks"] = self._checked(out, facts["ports"], given, softmax=softmax)
+            told["checks"] = self._checked(out, facts["ports"], given, softmax=softmax)
             files += companions.write(out, facts["ports"], given, load_test_set(out))
             (out / TEST_SET_FILE).unlink(missing_ok=True)  # there it is HDF5
-        return Artefact(tuple(files), recorded)
+        return Artefact(tuple(files), told)
 
     def _checked(
         self, out: Path, ports: Mapping[str, Any], given: BundleContext, *, softmax: bool
@@ -125,6 +126,7 @@ def export(model: Path, out: Path, options: Mapping[str, Any]) -> dict[str, Any]
     ports = {"input": asdict(lowered.input), "output": asdict(lowered.output)}
     return {
         "layers": lowered.layers,
+        OPTION: recorded(lowered.table),
         "wolframclient": importlib.metadata.version("wolframclient"),
         "ports": {
             side: {**port, "perm": list(port["perm"]), "dimensions": list(port["dimensions"])}

@@ -158,6 +158,21 @@ CASES = {
         graph("y = ReduceMean<keepdims=0>(x, a)", IMAGE, "[1,3]", a=ints(2, 3)),
         ["Pooling", "Flatten"],
     ),
+    "mean of space behind a transpose": (
+        graph(
+            "t = Transpose<perm=[0,2,3,1]>(x) y = ReduceMean<keepdims=0>(t, a)", IMAGE, "[1,3]", a=ints(1, 2)
+        ),
+        ["Pooling", "Flatten"],
+    ),
+    "mean of space between transposes": (
+        graph(
+            "t = Transpose<perm=[0,2,3,1]>(x) m = ReduceMean(t, a) y = Transpose<perm=[0,3,1,2]>(m)",
+            IMAGE,
+            "[1,3,1,1]",
+            a=ints(-3, -2),
+        ),
+        ["Pooling"],
+    ),
     "batch norm": (
         graph("y = BatchNormalization<epsilon=0.001>(x, g, b, m, v)", IMAGE, IMAGE, **BN),
         ["BatchNorm", "Scale"],

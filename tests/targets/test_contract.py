@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -285,6 +286,76 @@ try:
 except (UserError, MissingRuntimeError) as error:
     print(type(error).__name__, error)
 """
+
+# What each cannot do without, under the name by which it is imported; and what two look for on PATH.
+NEEDED = {
+    "onnxruntime": "onnxruntime",
+    "openvino": "openvino",
+    "keras": "keras",
+    "litert": "ai_edge_litert",
+    "coreml": "coremltools",
+    "caffe": "cv2",
+    "wolfram": "wolframclient",
+}
+PROGRAMS = {"web": "chromium", "c": "compiler"}
+WITHOUT = """
+import sys
+from pathlib import Path
+sys.path.insert(0, {root!r})
+from optim.errors import MissingRuntimeError
+from targets.bundle import BundleSpec, write_bundle
+from targets.catalog import target_named
+from targets.references import load_reference
+folder = Path({folder!r})
+references = tuple(load_reference(f) for f in sorted((folder / "references").iterdir()))
+spec = BundleSpec("x", folder / "m.onnx", target_named({target!r}), references)
+try:
+    verdict = write_bundle(spec, folder / "out" / "bundle").verdict
+    print(verdict.state.value, "|", verdict.detail, verdict.problems)
+except MissingRuntimeError as error:
+    print("MissingRuntimeError", "|", error)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("target", [param for param in REAL_TARGETS if param.id in {*NEEDED, *PROGRAMS}])
+def test_without_its_library_it_says_so_and_leaves_nothing_half_done(
+    target: Target, classifier: Path, references: tuple[Reference, ...], tmp_path: Path
+) -> None:
+    """A package of the library's name that cannot be imported stands in the way of the real one."""
+    name = NEEDED.get(target.name, "nothing")
+    absent = tmp_path / "absent" / name
+    absent.mkdir(parents=True)
+    (absent / "__init__.py").write_text(
+        f"raise ModuleNotFoundError(\"No module named '{name}'\", name='{name}')\n"
+    )
+    shutil.copy(classifier, tmp_path / "m.onnx")
+    (tmp_path / "references").mkdir()
+    for reference in references:
+        save_reference(reference, tmp_path / "references" / f"{reference.name}.npz")
+    root = str(Path(__file__).parents[2])
+    code = WITHOUT.format(root=root, folder=str(tmp_path), target=target.name)
+    environment = {**os.environ, "PYTHONPATH": str(absent.parent)}
+    if target.name in PROGRAMS:
+        environment |= {"PATH": str(absent), "CHROMIUM": "", "CC": ""}
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+        env=environment,
+    )
+    said, _, detail = done.stdout.partition(" | ")
+    assert said in ("MissingRuntimeError", State.PRODUCED.value), done.stdout + done.stderr
+    wanted = PROGRAMS.get(target.name, name)
+    assert wanted.replace("_", "") in re.sub(r"[^a-z0-9]", "", detail.lower())
+    made = sorted((tmp_path / "out").iterdir())
+    if said == "MissingRuntimeError":
+        assert made == []
+    else:
+        assert [folder.name for folder in made] == ["bundle"]
+        assert read_manifest(made[0]).state is State.PRODUCED
 
 
 @pytest.mark.parametrize("target", REAL_TARGETS)

@@ -18,6 +18,7 @@ from targets.litert import GATES, LiteRt
 from targets.manifest import read_manifest
 from targets.reference import OrtSession
 from targets.references import Reference
+from tests.targets.operator_cases import expected_of, graph
 
 pytest.importorskip("ai_edge_litert", reason="fairlead[litert] is not installed")
 pytestmark = [pytest.mark.tensorflow, pytest.mark.slow]
@@ -69,6 +70,30 @@ def test_int8_is_calibrated_and_held_to_its_own_gate(
     manifest = read_manifest(tmp_path / "bundle")
     assert manifest.gate.max_abs_over_range == GATES["int8"]["max_abs_over_range"]
     assert str(tmp_path) not in (tmp_path / "bundle" / "manifest.json").read_text()  # no path of this machine
+
+
+def test_int8_of_a_thousand_classes_keeps_its_probabilities(tmp_path: Path) -> None:
+    """An integer softmax has 256 steps of 1/256, and here no probability reaches one: all would be 0."""
+    rng = np.random.default_rng(21)
+    model = graph("h = Relu(x) z = Gemm<transB=1>(h, w) y = Softmax<axis=1>(z)", "[1,32]", "[1,1000]",
+                  w=(rng.normal(size=(1000, 32)) / 16).astype(np.float32))  # fmt: skip
+    onnx.save(model, tmp_path / "wide.onnx")
+    examples = rng.normal(size=(64, 32)).astype(np.float32)
+    np.savez(tmp_path / "calibration.npz", x=examples)
+    references = tuple(
+        Reference(f"data_{k}", {"x": x[None]}, {"y": expected_of(model, x[None])})
+        for k, x in enumerate(examples[:4])
+    )
+    assert max(float(r.outputs["y"].max()) for r in references) < 1 / 64
+    options = {"precision": "int8", "calibration": str(tmp_path / "calibration.npz")}
+    spec = BundleSpec("wide", tmp_path / "wide.onnx", LiteRt(), references, options=options)
+    result = write_bundle(spec, tmp_path / "bundle")
+    assert result.verdict.state is State.VERIFIED, result.verdict.problems
+    assert result.artefact.options["examples_compared"] == 64
+    kept = result.artefact.options["first_class_kept"]
+    assert isinstance(kept, float)
+    assert kept > 0.75
+    assert "first class" in (tmp_path / "bundle" / "README.md").read_text()
 
 
 @pytest.mark.parametrize(

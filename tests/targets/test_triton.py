@@ -106,6 +106,24 @@ def test_preprocessing_model_is_the_formula(repository: Path) -> None:
     assert np.array_equal(got, wanted)
 
 
+def test_ensemble_answers_as_the_whole_way_by_hand(repository: Path) -> None:
+    """Its steps run in order by ONNX Runtime, each tensor passed under the name that the config gives it."""
+    whole = _config(repository / "model_ensemble" / "config.pbtxt")
+    pixels = np.random.default_rng(4).integers(0, 256, (3, 8, 8, 1), np.uint8)
+    (given,) = whole.input
+    tensors = {given.name: pixels}
+    for step in whole.ensemble_scheduling.step:
+        with OrtSession(repository / step.model_name / "1" / "model.onnx", optimization="off") as session:
+            found = session.run({inner: tensors[outer] for inner, outer in step.input_map.items()})
+        tensors |= {outer: found[inner] for inner, outer in step.output_map.items()}
+    by_hand = (pixels * np.float32(SCALE) - np.float32(MEAN[0])) / np.float32(STD[0])
+    with OrtSession(repository / "model" / "1" / "model.onnx", optimization="off") as session:
+        wanted = session.run({"image": by_hand.transpose(0, 3, 1, 2)})["scores"]
+    (output,) = whole.output
+    assert list(given.dims) == [8, 8, 1]
+    assert np.array_equal(tensors[output.name], wanted)
+
+
 def test_a_fixed_batch_is_not_gathered(classifier: Path, tmp_path: Path) -> None:
     Triton().build(classifier, tmp_path, {"accelerator": "tensorrt", "warmup": False})
     config = _config(tmp_path / "model_repository" / "model" / "config.pbtxt")
@@ -143,7 +161,8 @@ def _mlserver(repository: Path) -> str:
     if found or beside.is_file():
         return found or str(beside)
     pytest.skip(
-        "no MLServer: make an environment with `pip install mlserver onnxruntime` in .venv-mlserver, "
+        "no MLServer: make an environment in .venv-mlserver with "
+        "`pip install mlserver onnxruntime -c tests/targets/mlserver-constraints.txt`, "
         "or name its mlserver in FAIRLEAD_MLSERVER"
     )
 
