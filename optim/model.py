@@ -156,7 +156,7 @@ def _parse(file: Path) -> onnx.ModelProto:
         "not an ONNX model, or damaged",
         where=str(file),
         expected="a complete ONNX protobuf file",
-        hint="copy or export the file again",
+        hint="copy or export the file again; `fairlead convert` makes an ONNX model of other formats",
     )
     try:
         proto = onnx.load(file, load_external_data=False, format="protobuf")

@@ -73,8 +73,8 @@ class Stopwatch:
         """The timing under ``signature``, measured on ``models()`` unless it is known."""
         if signature not in self._known:
             self._known[signature] = self._timer(*models())
-            if self._file is not None:
-                _write(self._file, self._timer.fingerprint, self._known)
+            if self._file is not None and not _write(self._file, self._timer.fingerprint, self._known):
+                self._file = None  # said once
         return self._known[signature]
 
 
@@ -104,8 +104,8 @@ def _read(file: Path, fingerprint: str) -> dict[str, Timing]:
     return found
 
 
-def _write(file: Path, fingerprint: str, known: dict[str, Timing]) -> None:
-    """Merge into the file; a reader sees the old content or the new, never a part."""
+def _write(file: Path, fingerprint: str, known: dict[str, Timing]) -> bool:
+    """Merge into the file; whether it could be. A reader sees the old content or the new, never a part."""
     hosts = _content(file)
     hosts[fingerprint] = {**hosts.get(fingerprint, {}), **{name: asdict(t) for name, t in known.items()}}
     temporary = ""
@@ -121,3 +121,5 @@ def _write(file: Path, fingerprint: str, known: dict[str, Timing]) -> None:
         logger.warning("timings cannot be kept in %s: %s", file, error)
         if temporary:
             Path(temporary).unlink(missing_ok=True)
+        return False
+    return True

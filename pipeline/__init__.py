@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import targets  # noqa: F401  (first of all: it keeps ONNX Runtime from recording its use)
+
 if TYPE_CHECKING:
     from pipeline.config import Config
     from pipeline.execute import run

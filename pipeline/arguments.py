@@ -5,8 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
+from pydantic import BaseModel, ValidationError
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
@@ -16,6 +18,8 @@ from pipeline.sources.contract import ConvertRequest, EdgeLayout
 
 Io = tuple[dict[str, Array], dict[str, Array]]
 """(inputs, expected outputs), each by tensor name."""
+
+_Settings = TypeVar("_Settings", bound=BaseModel)
 
 # One input: a name (scopes, ports and dots allowed) with an optional shape.
 _INPUT = re.compile(r"\s*(?P<name>[^\[\],\s]+)\s*(?:\[(?P<shape>[^\[\]]*)\])?\s*(?:,|$)")
@@ -53,6 +57,20 @@ def convert_request(
         memory_limit_mib=memory_limit_mib,
         time_limit_s=time_limit_s,
     )
+
+
+def settings_from_options(kind: type[_Settings], **values: object) -> _Settings:
+    """A part of a config, with each value given by the option of its name.
+
+    Raises:
+        UserError: a value is out of bounds; names the option.
+    """
+    try:
+        return kind(**values)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        option = str(first["loc"][0]).replace("_", "-") if first["loc"] else kind.__name__
+        raise UserError(f"--{option}: {first['msg']} (got {first['input']!r})") from error
 
 
 def parse_inputs(text: str) -> dict[str, tuple[int, ...] | None]:

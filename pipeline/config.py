@@ -14,6 +14,7 @@ from pipeline.sources.contract import EdgeLayout
 
 Dimension = Annotated[int, Field(ge=-1, description="-1 leaves the dimension free")]
 Positive = Annotated[int, Field(gt=0)]
+Seed = Annotated[int, Field(ge=0)]
 Scalar = bool | int | float
 
 # Keys whose values are paths, relative to the file that holds them.
@@ -108,7 +109,7 @@ class GateConfig(_Frozen):
 class ParityConfig(_Frozen):
     """Inputs and bounds of the comparison."""
 
-    seeds: tuple[int, ...] = (0,)
+    seeds: tuple[Seed, ...] = (0,)
     """Seeds of the random inputs."""
     batch_sizes: tuple[Positive, ...] = (1, 2)
     """Batch sizes tried where the batch dimension is free."""
@@ -137,7 +138,7 @@ class ScenarioConfig(_Frozen):
     """Queries a second offered to a server; left empty, half of what its sessions can do."""
     bound_ms: Annotated[float, Field(gt=0)] | None = None
     """Bound on a server's 99th percentile; where given, the highest rate that keeps it is searched."""
-    seed: int = 0
+    seed: Seed = 0
     """Seed of the random arrivals."""
 
 
@@ -183,7 +184,7 @@ class BenchmarkConfig(_Frozen):
     """Give up waiting for stability after this."""
     min_samples: Annotated[int, Field(ge=5)] = 100
     """Least number of timed runs per contender and batch size."""
-    seed: int = 0
+    seed: Seed = 0
     """Seed of the random order of contenders and of the inputs."""
     scenarios: tuple[ScenarioName | ScenarioConfig, ...] = ()
     """Loads to put on each ONNX contender after the latencies."""

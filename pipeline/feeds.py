@@ -318,6 +318,15 @@ def fitted(array: Array, spec: TensorSpec, *, where: str = "") -> Array:
         raise UserError(
             f"data of dtype {array.dtype} for input {spec.name!r}", where=where, expected="numbers"
         )
+    if array.dtype.kind == "f" and not np.isfinite(array).all():
+        holes = np.argwhere(~np.isfinite(array))
+        raise UserError(
+            f"{len(holes)} values of the data for input {spec.name!r} are NaN or infinite, "
+            f"the first at {holes[0].tolist()}",
+            where=where,
+            expected="finite numbers: an answer that is NaN can be compared with nothing",
+            hint="leave those examples out",
+        )
     if np.dtype(spec.dtype).kind in "iu" and array.dtype.kind == "f" and not np.all(array == np.rint(array)):
         raise UserError(f"fractions for the integer input {spec.name!r}", where=where, expected=spec.dtype)
     return np.ascontiguousarray(array.astype(spec.dtype, copy=False))

@@ -6,8 +6,9 @@ import difflib
 import os
 import types
 import typing
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,14 @@ from optim.errors import ConfigError, UserError
 from pipeline.config import FACTORY_PREFIX, PATH_KEYS, Config
 
 Key = tuple[str | int, ...]
+
+# Pydantic names Python's types; a config is YAML.
+_IN_YAML_WORDS = {
+    "tuple_type": "should be a list",
+    "list_type": "should be a list",
+    "dict_type": "should be a map of keys",
+    "model_type": "should be a map of keys",
+}
 
 
 @dataclass(frozen=True)
@@ -61,6 +70,7 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
     except ValidationError as error:
         raise _explain(error, layer, path) from None
     _check_files(config, layer, path)
+    _check_names(config, layer, path)
     return config
 
 
@@ -86,6 +96,8 @@ def _with_bases(path: Path, seen: tuple[Path, ...]) -> list[_Layer]:
 
 
 def _read(path: Path) -> tuple[dict[str, Any], dict[Key, Place]]:
+    if path.is_dir():
+        raise UserError("a folder, not a config file", where=str(path), expected="a YAML file")
     if not path.is_file():
         raise UserError("config file does not exist", where=str(path), hint=_nearest_file(path))
     try:
@@ -96,7 +108,11 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[Key, Place]]:
         mark = error.problem_mark or error.context_mark
         line = mark.line + 1 if mark is not None else None
         raise ConfigError(f"not valid YAML: {error.problem}", file=path, line=line) from None
-    except (YAMLError, UnicodeDecodeError) as error:
+    except UnicodeDecodeError:
+        raise ConfigError(
+            "not a text file", file=path, expected="a YAML config; a model goes in it as `model: {path: …}`"
+        ) from None
+    except YAMLError as error:
         raise ConfigError(f"not valid YAML: {error}", file=path) from None
     if not isinstance(values, dict):
         raise ConfigError(
@@ -200,7 +216,7 @@ def _explain(error: ValidationError, layer: _Layer, path: Path) -> ConfigError:
         return place.error(f"unknown key {name}", expected=f"one of {', '.join(known)}", hint=hint)
     if finding["type"] == "missing":
         return place.error(f"{name} is missing", hint=f"add `{finding['loc'][-1]}:`")
-    message = finding["msg"].removeprefix("Value error, ")
+    message = _IN_YAML_WORDS.get(finding["type"], finding["msg"]).removeprefix("Value error, ")
     shown = "" if finding["type"] == "value_error" and not key else f" (got {finding['input']!r})"
     return place.error(f"{name}: {message}{shown}" if name else message)
 
@@ -265,6 +281,33 @@ def _check_files(config: Config, layer: _Layer, path: Path) -> None:
         if not target.exists() and not checkpoint:
             place = _place(key, layer, path)
             raise place.error(f"{'.'.join(key)}: {value} does not exist", hint=_nearest_file(target))
+
+
+def _check_names(config: Config, layer: _Layer, path: Path) -> None:
+    """Recipes, passes and targets are looked up now: not found after an hour's work would be too late."""
+    from optim.recipes import recipe_named, recipe_of  # costs half a second, so not before a config is right
+    from targets.catalog import target_named
+
+    wanted: list[tuple[Key, Callable[[], object]]] = [
+        (("targets", index, "name"), partial(target_named, target.name))
+        for index, target in enumerate(config.targets)
+    ]
+    if config.optimize.passes is None:
+        wanted.append((("optimize", "recipe"), partial(recipe_named, config.optimize.recipe)))
+    else:
+        wanted.append((("optimize", "passes"), partial(recipe_of, config.optimize.passes)))
+    if config.benchmark is not None and config.benchmark.tune is not None:
+        wanted += [
+            (("benchmark", "tune", "recipes", index), partial(recipe_named, name))
+            for index, name in enumerate(config.benchmark.tune.recipes)
+        ]
+    for key, look_up in wanted:
+        try:
+            look_up()
+        except UserError as error:
+            name = ".".join(map(str, key))
+            place = _place(key, layer, path)
+            raise place.error(f"{name}: {error.what}", expected=error.expected, hint=error.hint) from None
 
 
 def _nearest_file(target: Path) -> str:

@@ -138,6 +138,14 @@ def test_other_shapes_are_refused_with_both_sides(stored, wanted):
     assert str(list(wanted)) in str(caught.value)
 
 
+@pytest.mark.parametrize("hole", [np.nan, np.inf])
+def test_data_with_holes_are_refused_with_the_place(hole):
+    data = np.zeros((6, 16), np.float32)
+    data[3, 5] = data[4, 0] = hole
+    with pytest.raises(UserError, match=r"2 values .* NaN or infinite, the first at \[3, 5\]"):
+        feeds.fitted(data, TensorSpec("x", "float32", ("N", 16)), where="data.npz")
+
+
 def test_fractions_are_no_tokens():
     with pytest.raises(UserError, match="fractions"):
         feeds.fitted(np.full((2, 7), 0.5), TOKENS)

@@ -62,7 +62,7 @@ def bench(
 ) -> None:
     """Measure latency, interleaved in one run, with intervals and a grade of trust."""
     from optim.errors import UserError
-    from pipeline.arguments import convert_request
+    from pipeline.arguments import convert_request, settings_from_options
     from pipeline.bench.baseline import read_benchmark
     from pipeline.commands.gate import against_baseline, require_no_regression
     from pipeline.config import BenchmarkConfig, ScenarioConfig, TuneConfig
@@ -77,7 +77,8 @@ def bench(
         raise UserError("--junit reports a comparison", expected="--against RUN beside it")
     if against is not None:
         read_benchmark(against)  # a wrong path should not cost a measurement
-    settings = BenchmarkConfig(
+    settings = settings_from_options(
+        BenchmarkConfig,
         device=device.value,
         batch=tuple(batch),
         threads=tuple(threads),

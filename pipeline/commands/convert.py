@@ -33,7 +33,7 @@ def convert(
     ] = None,
     allow_custom_code: CustomCodeOption = False,
     memory_limit_mib: Annotated[
-        int | None, typer.Option(help="Memory limit of the converting process.")
+        int | None, typer.Option(min=1, help="Memory limit of the converting process.")
     ] = None,
     time_limit_s: Annotated[float | None, typer.Option(help="Time limit of the converting process.")] = None,
     as_json: JsonOption = False,

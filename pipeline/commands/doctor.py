@@ -13,8 +13,11 @@ def doctor(as_json: JsonOption = False) -> None:
     """What works on this machine, what is missing, and which extra brings it."""
     from pipeline.console import show_doctor
     from pipeline.doctor import diagnose
+    from pipeline.progress import reporter
 
-    record = diagnose()
+    with reporter().step("doctor") as progress:
+        progress("starting every framework and runtime", 0.0)
+        record = diagnose()
     print_record(record.model_dump(mode="json"), as_json, lambda: show_doctor(record))
 
 

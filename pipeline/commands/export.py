@@ -87,9 +87,11 @@ def verify(
 def targets(as_json: JsonOption = False) -> None:
     """Targets, their state on this machine, and what would make them verifiable."""
     from pipeline.console import show_targets
+    from pipeline.progress import reporter
     from pipeline.stages.export import list_targets
 
-    found = list_targets()
+    with reporter().step("targets") as progress:
+        found = list_targets(progress)
     print_record({"status": "ok", "targets": found}, as_json, lambda: show_targets(found))
 
 

@@ -9,6 +9,8 @@ from typing import Annotated, Any
 
 import typer
 
+from pipeline.standard_output import discard_output
+
 ConfigArg = Annotated[Path, typer.Argument(metavar="CONFIG", help="YAML config.")]
 ModelArg = Annotated[
     str,
@@ -45,9 +47,20 @@ DataOption = Annotated[
 ]
 
 
+class Printed:
+    """What this process has put on standard output: an error after a record must not print a second one."""
+
+    record = False
+
+
 def print_record(content: dict[str, Any], as_json: bool, show: Callable[[], None]) -> None:
     """The record as JSON, or as its tables, on standard output."""
-    if as_json:
-        typer.echo(json.dumps(content, indent=2, default=str, allow_nan=False))
-    else:
+    Printed.record = True
+    if not as_json:
         show()
+        return
+    text = json.dumps(content, indent=2, default=str, allow_nan=False)
+    try:
+        typer.echo(text)
+    except BrokenPipeError:  # the reader has left; a missed gate must still be told by the exit code
+        discard_output()

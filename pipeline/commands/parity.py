@@ -48,14 +48,14 @@ def parity(
 ) -> None:
     """Is it the same model? Exit 1 if A and B part."""
     from optim.errors import GateNotMetError
-    from pipeline.arguments import convert_request, read_io
+    from pipeline.arguments import convert_request, read_io, settings_from_options
     from pipeline.config import GateConfig
     from pipeline.console import show_parity
     from pipeline.progress import reporter
     from pipeline.report.parity_page import render_parity
     from pipeline.stages.compare_files import compare_files
 
-    gate = GateConfig(max_abs_over_range=max_abs_over_range, snr_db=snr_db)
+    gate = settings_from_options(GateConfig, max_abs_over_range=max_abs_over_range, snr_db=snr_db)
     requests = [
         convert_request(
             model, inputs=inputs, outputs=outputs, freeze=freeze, allow_custom_code=allow_custom_code
@@ -94,7 +94,7 @@ def record(
     inputs: InputsOption = None,
     outputs: OutputsOption = None,
     freeze: FreezeOption = [],  # noqa: B006
-    seed: Annotated[int, typer.Option(help="Of the random input.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Of the random input.")] = 0,
     batch: Annotated[int, typer.Option(min=1, help="Examples in each input.")] = 1,
     allow_custom_code: CustomCodeOption = False,
     as_json: JsonOption = False,

@@ -195,7 +195,9 @@ def _check(golden: Golden, where: str) -> None:
 def _suffix(path: Path) -> str:
     suffix = path.suffix.lower()
     if suffix not in SUFFIXES:
-        raise UserError(f"unknown golden file {path.name!r}", where=str(path), expected=f"one of {SUFFIXES}")
+        raise UserError(
+            "no name of a golden file", where=str(path), expected=f"a name that ends in {', '.join(SUFFIXES)}"
+        )
     return suffix
 
 

@@ -64,12 +64,13 @@ def main_comparison(record: RunRecord) -> BenchComparison | None:
 
 def _same_model(record: RunRecord) -> Answer:
     detail = record.parity_detail
-    worst = detail.metrics
-    compared = len(detail.comparisons)
-    lines = [
-        f"worst of {compared} comparisons: max|Δ| {scientific(worst.max_abs_over_range)} of the range, "
-        f"SNR {decibel(worst.snr_db)}"
-    ]
+    measured = [one.metrics for one in detail.comparisons]
+    compared = len(measured)
+    if not measured:
+        return Answer("Is it the same model?", "Not shown", ("nothing was compared",), "bad")
+    largest = scientific(max(one.max_abs_over_range for one in measured))
+    least = decibel(min(one.snr_db for one in measured))  # often of another comparison than the largest
+    lines = [f"worst of {compared} comparisons: max|Δ| {largest} of the range, SNR {least}"]
     if detail.source_float64 is not None and detail.source_float64.max_abs_over_range is not None:
         exact = scientific(detail.source_float64.max_abs_over_range)
         lines.append(f"source and converted graph, both in float64: {exact} of the range apart")
@@ -81,8 +82,6 @@ def _same_model(record: RunRecord) -> Answer:
     if detail.first_divergence is not None:
         first = detail.first_divergence
         lines.append(f"they first part at {first.node}: {first.cause}")
-    if compared == 0:
-        return Answer("Is it the same model?", "Not shown", ("nothing was compared",), "bad")
     answer = "Yes, within the gate" if detail.passed else "No: a gate was missed"
     return Answer("Is it the same model?", answer, tuple(lines), "good" if detail.passed else "bad")
 

@@ -11,7 +11,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from optim.contract import Array
-from optim.errors import MissingRuntimeError, UserError
+from optim.errors import UserError
 from optim.model import load
 from pipeline.bench.host import environment
 from pipeline.bench.records import TunedChoice, TuneRecord
@@ -29,7 +29,7 @@ from pipeline.records import (
     OptimizeRecord,
     ParityRecord,
 )
-from pipeline.sources.contract import ConvertRequest, Progress
+from pipeline.sources.contract import ConvertRequest, Progress, no_progress
 from pipeline.sources.warm_child import WarmChild
 from pipeline.stages.benchmark import tuned_file
 from pipeline.stages.contract import BUNDLE, CONVERTED, OPTIMIZED, StageContext
@@ -264,10 +264,12 @@ def verify_folder(folder: Path, public_key: Path | None = None) -> BundleRecord:
     return _verdict_record(verdict, folder, time.perf_counter() - begin)
 
 
-def list_targets() -> list[dict[str, Any]]:
-    """Targets with their state on this machine, for ``fairlead targets``."""
+def list_targets(progress: Progress = no_progress) -> list[dict[str, Any]]:
+    """Targets with their state on this machine, for ``fairlead targets``; each runtime is really started."""
     found = []
-    for target in all_targets():
+    known = all_targets()
+    for count, target in enumerate(known):
+        progress(target.name, count / len(known))
         here = target.available()
         state = "verifiable" if here.available else "produced, not executed"
         found.append(
@@ -305,8 +307,7 @@ def _place(layer: Mapping[str, Any]) -> LayerPlaceRecord:
 
 
 def _verdict_record(verdict: BundleVerdict, path: Path | None, seconds: float) -> BundleRecord:
-    if verdict.state is State.PRODUCED and not verdict.problems and path is None:
-        raise MissingRuntimeError(verdict.detail)
+    not_executed = (verdict.detail,) if verdict.state is State.PRODUCED and verdict.detail else ()
     return BundleRecord(
         status="failed" if verdict.state is State.FAILED or verdict.problems else "ok",
         target=verdict.target,
@@ -318,7 +319,7 @@ def _verdict_record(verdict: BundleVerdict, path: Path | None, seconds: float) -
         error=None if verdict.error is None else verdict.error.artefact,
         source_error=None if verdict.error is None else verdict.error.source,
         error_multiple=None if verdict.error is None else verdict.error.multiple,
-        reasons=verdict.problems,
+        reasons=verdict.problems or not_executed,
         seconds=seconds,
     )
 

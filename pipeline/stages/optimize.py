@@ -10,6 +10,7 @@ from typing import Any
 
 from optim.catalog import PASSES
 from optim.contract import Feeds, Ledger, PassRecord
+from optim.errors import UnsupportedModelError
 from optim.model import load, op_counts, save, sha256, signature
 from optim.passes.freeze_shapes import FreezeShapes
 from optim.probes import probes_for
@@ -19,6 +20,7 @@ from optim.timing import Stopwatch
 from pipeline.feeds import load_data
 from pipeline.records import CertificateRecord, LedgerLine, OptimizeRecord, RefusalRecord, RollbackRecord
 from pipeline.sources.contract import Progress
+from pipeline.sources.onnx_operators import refuse_unknown
 from pipeline.stages.contract import CONVERTED, OPTIMIZED, StageContext
 from targets.reference import OrtOracle
 from targets.timer import OrtTimer
@@ -81,7 +83,14 @@ def optimize_file(
         probed = model.clone()
         FreezeShapes(shapes, batch=None).apply(probed)  # the inputs tried must have the shapes to come
     oracle = OrtOracle(threads=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1)
-    ledger = optimize(model, chosen, oracle=oracle, probes=probes_for(probed, supplied), progress=progress)
+    try:
+        ledger = optimize(
+            model, chosen, oracle=oracle, probes=probes_for(probed, supplied), progress=progress
+        )
+    except UnsupportedModelError:
+        if not model.functions:
+            refuse_unknown(model)  # says which node it is
+        raise
     save(model, output)
     return _record(ledger, before, op_counts(model), output, time.perf_counter() - begin)
 

@@ -133,6 +133,16 @@ def test_decisions_outlive_the_process(tmp_path: Path) -> None:
     assert [p.name for p in file.parent.iterdir()] == ["timings.json"]
 
 
+def test_a_file_that_cannot_be_written_is_named_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "taken").write_text("a file, where a folder is needed")
+    timer = ScriptedTimer()
+    assert winograd(timer, tmp_path / "taken" / "timings.json").lines[0].make().apply(graph(_TEXT, _WEIGHTS))
+    assert len(timer.asked) > 1
+    assert sum("timings cannot be kept" in line for line in caplog.messages) == 1
+
+
 @pytest.mark.parametrize(
     "content", ["{", "[]", '{"format": 99, "hosts": {}}', '{"format": 1, "hosts": {"host": {"x": {}}}}']
 )

@@ -95,7 +95,7 @@ def golden_with(**changes):
 
 
 def test_refusals(tmp_path, single, double):
-    with pytest.raises(UserError, match="unknown golden file"):
+    with pytest.raises(UserError, match="no name of a golden file"):
         write_golden(tmp_path / "refs.txt", golden_with())
     with pytest.raises(UserError, match="not usable as a reference"):
         write_golden(tmp_path / "r.npz", golden_with(output_for_zeros={"": np.array([np.nan])}))

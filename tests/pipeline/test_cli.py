@@ -12,8 +12,12 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnx.parser
 import pytest
 
+from optim.errors import GateNotMetError
+from pipeline.cli import _fail
+from pipeline.commands.options import Printed
 from tests.pipeline.conftest import small_net
 
 
@@ -225,6 +229,11 @@ def test_schema_is_json(repository: Path) -> None:
         (["run", "nowhere.yaml"], 2, "nowhere.yaml"),
         (["parity", "net.onnx", "nowhere.onnx"], 2, "nowhere.onnx"),
         (["bench", "net.onnx", "--device", "tpu"], 2, "tpu"),
+        (["bench", "net.onnx", "--min-duration-s", "-1"], 2, "--min-duration-s"),
+        (["parity", "net.onnx", "net.onnx", "--max-abs-over-range", "0"], 2, "--max-abs-over-range"),
+        (["record", "net.onnx", "-o", "golden.npz", "--seed", "-1"], 2, "--seed"),
+        (["convert", "net.onnx", "-o", "out.onnx", "--memory-limit-mib", "-5"], 2, "--memory-limit-mib"),
+        (["run", "."], 2, "a folder"),
         (["nonsense"], 2, "nonsense"),
     ],
 )
@@ -242,6 +251,100 @@ def test_an_error_is_json_too(tmp_path: Path) -> None:
     found = answer("convert", tmp_path / "nowhere.onnx", "-o", tmp_path / "out.onnx", code=2)
     assert found["status"] == "error"
     assert found["error"]["exit_code"] == 2
+    assert set(found["error"]) == {"kind", "exit_code", "what", "where", "expected"}
+
+
+@pytest.mark.parametrize(
+    ("words", "what"),
+    [(["convert"], "MODEL"), (["conver"], "conver"), (["bench", "a.onnx", "--batch", "0"], "--batch")],
+)
+def test_a_misuse_is_json_too(words: list[str], what: str) -> None:
+    found = answer(*words, code=2)
+    assert found["error"]["kind"] == "usage error"
+    assert what in found["error"]["what"]
+
+
+def test_a_config_error_has_its_line_as_a_number(config_file: Path) -> None:
+    config_file.write_text(config_file.read_text() + "paritty: {}\n")
+    lines = len(config_file.read_text().splitlines())
+    assert answer("plan", config_file, code=2)["error"]["line"] == lines
+
+
+def test_a_gate_missed_before_there_is_a_record_is_json_too(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(Printed, "record", False)
+    assert _fail(GateNotMetError("no candidate is the same model"), as_json=True) == 1
+    assert json.loads(capsys.readouterr().out)["error"]["kind"] == "gate not met"
+    monkeypatch.setattr(Printed, "record", True)
+    assert _fail(GateNotMetError("no candidate is the same model"), as_json=True) == 1
+    assert capsys.readouterr().out == ""
+
+
+def test_optimize_names_the_unknown_operator(tmp_path: Path) -> None:
+    text = '<ir_version: 8, opset_import: ["" : 18, "my" : 1]> g (float[1] x) => (float[1] y) {y = my.Odd(x)}'
+    onnx.save(onnx.parser.parse_model(text), tmp_path / "odd.onnx")
+    done = fairlead("optimize", tmp_path / "odd.onnx", "-o", tmp_path / "out.onnx")
+    assert done.returncode == 3
+    assert "operator my::Odd is defined neither by ONNX nor by ONNX Runtime" in done.stderr
+
+
+@pytest.mark.parametrize("form", [[], ["--json"]])
+def test_a_reader_that_leaves_does_not_change_the_exit_code(
+    net: Path, tmp_path: Path, form: list[str]
+) -> None:
+    other = small_net(tmp_path / "other.onnx", scale=1.001)
+    for second, code in ((net, 0), (other, 1)):
+        reader, writer = os.pipe()
+        os.close(reader)
+        command = [sys.executable, "-m", "pipeline.cli", "parity", str(net), str(second), "-q", *form]
+        done = subprocess.run(
+            command, stdout=writer, stderr=subprocess.PIPE, text=True, cwd=tmp_path, check=False
+        )
+        os.close(writer)
+        assert done.returncode == code, done.stderr
+        assert "Traceback" not in done.stderr
+
+
+def test_closed_and_full_outputs(net: Path) -> None:
+    command = f'"{sys.executable}" -m pipeline.cli inspect "{net}"'
+    for redirection, code, message in (
+        (">&-", 0, ""),
+        ("--json >&-", 0, ""),
+        (">/dev/full", 2, "No space left"),
+        ("--json >/dev/full", 2, "No space left"),
+    ):
+        done = subprocess.run(
+            f"{command} {redirection}", shell=True, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == code, done.stderr
+        assert message in done.stderr
+        assert "Traceback" not in done.stderr
+
+
+def test_onnx_runtime_records_nothing_about_its_user(net: Path, tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    home.mkdir()
+    places = {"HOME": str(home), "XDG_CACHE_HOME": str(home / ".cache")}
+    done = fairlead("export", net, "--target", "onnxruntime", "-o", tmp_path / "bundle", **places)
+    assert done.returncode == 0, done.stderr
+    verify = [sys.executable, str(tmp_path / "bundle" / "verify.py")]
+    subprocess.run(verify, env={**os.environ, **places}, check=True, capture_output=True)
+    assert not [one for one in home.rglob("*") if "microsoft" in str(one).lower()]
+
+
+@pytest.mark.skipif(sys.platform == "darwin", reason="Core ML runs there")
+def test_a_bundle_that_was_not_executed_says_what_is_missing(net: Path, tmp_path: Path) -> None:
+    pytest.importorskip("coremltools")
+    record = answer("export", net, "--target", "coreml", "-o", tmp_path / "bundle")
+    assert record["state"] == "produced, not executed"
+    assert "macOS" in " ".join(record["reasons"])
+    assert "macOS" in fairlead("verify", tmp_path / "bundle").stdout
+
+
+def test_tables_are_as_wide_as_columns_says() -> None:
+    assert max(map(len, fairlead("passes", COLUMNS="60").stdout.splitlines())) <= 60
+    assert max(map(len, fairlead("passes").stdout.splitlines())) > 60
 
 
 def test_external_data_is_not_followed_out_of_the_folder(net: Path, tmp_path: Path) -> None:

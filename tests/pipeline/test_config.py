@@ -57,6 +57,12 @@ def test_a_config_is_frozen(folder: Path) -> None:
         ("name: b\n" + MODEL, 2, ["not valid YAML", "duplicate key"]),
         (MODEL + "parity: [\n", 4, ["not valid YAML"]),
         (MODEL + "version: 2\n", 3, ["version"]),
+        (MODEL + "parity: {seeds: 1}\n", 3, ["parity.seeds: should be a list"]),
+        (MODEL + "parity: {seeds: [-1]}\n", 3, ["parity.seeds.0", "greater than or equal to 0"]),
+        (MODEL + "targets:\n  - name: onnxruntim\n", 4, ["targets.0.name", "'onnxruntim'", "'onnxruntime'"]),
+        (MODEL + "optimize:\n  recipe: canonicl\n", 4, ["optimize.recipe", "'canonical'"]),
+        (MODEL + "optimize:\n  passes: [fold_batchnrm]\n", 4, ["optimize.passes", "'fold_batchnorm'"]),
+        (MODEL + "benchmark:\n  tune:\n    recipes: [fsat]\n", 5, ["benchmark.tune.recipes.0", "'fast'"]),
         (MODEL + "benchmark: {device: tpu}\n", 3, ["benchmark.device", "'tpu'"]),
         ("model: &m {path: model.onnx}\noptimize: {<<: *m}\n", 3, ["unknown key optimize.path"]),
     ],
@@ -84,6 +90,14 @@ def test_a_missing_config_names_the_nearest(folder: Path) -> None:
     write(folder, "name: a\n" + MODEL)
     with pytest.raises(UserError, match=r"config\.yaml lies in the same folder"):
         load_config(folder / "confg.yaml")
+
+
+def test_what_is_no_config_is_called_what_it_is(folder: Path) -> None:
+    with pytest.raises(UserError, match="a folder, not a config file"):
+        load_config(folder)
+    (folder / "photo.yaml").write_bytes(b"\xff\xfe\x00\xce")
+    with pytest.raises(ConfigError, match="not a text file"):
+        load_config(folder / "photo.yaml")
 
 
 def test_overrides_win_and_are_named_in_errors(folder: Path) -> None:

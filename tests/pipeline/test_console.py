@@ -6,6 +6,7 @@ import pytest
 
 from pipeline.console import _judged_by
 from pipeline.records import ComparisonRecord, Metrics, ParityRecord
+from pipeline.tables import console
 
 
 def _comparison(
@@ -69,3 +70,9 @@ def test_a_difference_beyond_the_gate_says_why_it_passes(comparison: ComparisonR
     parity = _parity(usual, comparison)
     assert _judged_by(parity, "source_vs_converted") == said
     assert _judged_by(parity, "before_vs_after") == ""
+
+
+def test_a_long_sentence_in_a_pipe_stays_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    path = "a folder/" * 40
+    console().print(path)
+    assert capsys.readouterr().out == path + "\n"

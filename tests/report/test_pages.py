@@ -17,6 +17,7 @@ from optim.errors import UserError
 from pipeline.config import ReportConfig
 from pipeline.records import Record, RunRecord
 from pipeline.report import render
+from pipeline.report.headline import headline
 from pipeline.report.pages import notable
 from tests.report.factory import LAYERS, layer_map_rows, metrics, run_record
 from tests.report.page import Page
@@ -357,3 +358,14 @@ def test_a_folder_that_cannot_be_made_is_the_users_error(record: RunRecord, tmp_
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(UserError, match="cannot write the report"):
         render(record, (), tmp_path / "file" / "out", ReportConfig())
+
+
+def test_the_card_names_the_worst_of_all_figures(record: RunRecord) -> None:
+    """The least SNR is often of another comparison than the largest difference."""
+    figures = [one.metrics for one in record.parity_detail.comparisons]
+    first, *others = record.parity_detail.comparisons
+    noisy = first.model_copy(update={"metrics": metrics(1e-9, 99.5)})
+    detail = record.parity_detail.model_copy(update={"comparisons": (noisy, *others)})
+    card = headline(record.model_copy(update={"parity_detail": detail}))[0]
+    assert f"worst of {len(figures)} comparisons" in card.detail[0]
+    assert "SNR 99.5 dB" in card.detail[0]
