@@ -15,7 +15,7 @@ from filelock import FileLock
 from optim.errors import GateNotMetError
 from pipeline.config import Config
 from pipeline.load_config import load_config
-from pipeline.parity.verdict import error_multiple
+from pipeline.parity.verdict import summaries
 from pipeline.plan import Step, StepState, explain, make_plan, remember
 from pipeline.progress import Reporter, Silent
 from pipeline.records import (
@@ -187,20 +187,8 @@ def _record(
 
 def _summaries(parity: ParityRecord, bundles: tuple[BundleRecord, ...]) -> tuple[ParitySummary, ...]:
     """One line a question."""
-    lines = []
-    for question in dict.fromkeys(one.question for one in parity.comparisons):
-        asked = [one for one in parity.comparisons if one.question == question]
-        lines.append(
-            ParitySummary(
-                question=question,
-                passed=all(one.passed for one in asked),
-                worst_max_abs_over_range=max(one.metrics.max_abs_over_range for one in asked),
-                worst_snr_db=min(one.metrics.snr_db for one in asked),
-                error_multiple=error_multiple(asked),
-            )
-        )
     compared = [one for one in bundles if one.max_abs_over_range is not None and one.snr_db is not None]
-    lines += [
+    artefacts = (
         ParitySummary(
             question=f"reference_vs_artefact:{one.target}",
             passed=one.status == "ok",
@@ -209,8 +197,8 @@ def _summaries(parity: ParityRecord, bundles: tuple[BundleRecord, ...]) -> tuple
             error_multiple=one.error_multiple,
         )
         for one in compared
-    ]
-    return tuple(lines)
+    )
+    return (*summaries(parity), *artefacts)
 
 
 def _report(record: RunRecord, config: Config, out: Path, reporter: Reporter, parity: Path) -> RunRecord:

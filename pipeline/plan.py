@@ -26,7 +26,7 @@ _GRAPH_TOOLS = ("numpy", "onnx", "onnx-ir", "onnxscript", "onnxruntime", "onnxru
 _FRAMEWORKS = ("tensorflow", "tensorflow-cpu", "keras", "tf2onnx", "h5py")
 
 _TARGET_TOOLS = (
-    *("openvino", "ai-edge-litert", "opencv-python-headless", "wolframclient", "websocket-client"),
+    *("openvino", "ai-edge-litert", "opencv-python-headless", "wolframclient"),
     *("tritonclient", "coremltools", "emx-onnx-cgen", "tensorrt", "cyclonedx-python-lib", "model-signing"),
 )
 

@@ -10,7 +10,7 @@ import numpy as np
 import onnx_ir as ir
 
 from optim.contract import Array
-from optim.facts import constant_of
+from optim.facts import constant_of, float_attribute, input_of, scalar_of, string_attribute
 from targets.axis_order import Held, refuse
 
 
@@ -79,3 +79,50 @@ def bounds(node: ir.Node, number: float | None) -> tuple[float, float]:
     if number is None:
         raise refuse(node, "the other side is neither computed nor one number")
     return (number, math.inf) if node.op_type == "Max" else (-math.inf, number)
+
+
+def clip_bounds(node: ir.Node) -> tuple[float, float]:
+    """Bounds of Clip: attributes of old opsets, optional inputs of new ones; infinite where there is none.
+
+    Raises:
+        UnsupportedModelError: one is computed at run time.
+    """
+    return _clip_bound(node, 1, "min", -math.inf), _clip_bound(node, 2, "max", math.inf)
+
+
+def _clip_bound(node: ir.Node, position: int, key: str, nothing: float) -> float:
+    if key in node.attributes:
+        value = float_attribute(node, key, nothing)
+    elif input_of(node, position) is None:
+        return nothing
+    else:
+        found = scalar_of(input_of(node, position))
+        if found is None:
+            raise refuse(node, f"its {key} is computed at run time")
+        value = found
+    return nothing if abs(value) >= float(np.finfo(np.float32).max) else value
+
+
+def refuse_unless_repeats(node: ir.Node, runtimes: str) -> None:
+    """Refuse a Resize or Upsample that, by whole factors, does not repeat each element.
+
+    Raises:
+        UnsupportedModelError: names what ``runtimes`` have no exact counterpart of.
+    """
+    upsample = node.op_type == "Upsample"
+    mode = string_attribute(node, "mode", "nearest")
+    centres = string_attribute(
+        node, "coordinate_transformation_mode", "asymmetric" if upsample else "half_pixel"
+    )
+    rounding = string_attribute(node, "nearest_mode", "floor" if upsample else "round_prefer_floor")
+    repeats = (centres, rounding) in (
+        ("half_pixel", "round_prefer_floor"),
+        ("half_pixel", "round_prefer_ceil"),
+        ("asymmetric", "floor"),
+    )
+    if mode != "nearest" or not repeats:
+        raise refuse(
+            node,
+            f"mode {mode} with {centres} and {rounding} has no exact counterpart in {runtimes}",
+            "resize by whole factors to the nearest, or outside the model",
+        )

@@ -61,9 +61,7 @@ def bench(
     quiet: QuietOption = False,
 ) -> None:
     """Measure latency, interleaved in one run, with intervals and a grade of trust."""
-    from optim.errors import UserError
     from pipeline.arguments import convert_request, settings_from_options
-    from pipeline.bench.baseline import read_benchmark
     from pipeline.commands.gate import against_baseline, require_no_regression
     from pipeline.config import BenchmarkConfig, ScenarioConfig, TuneConfig
     from pipeline.console import show_benchmark, show_gate
@@ -71,12 +69,7 @@ def bench(
     from pipeline.stages.benchmark import benchmark_files
     from pipeline.store import write_atomically
 
-    if tune is not None and tune <= 0:
-        raise UserError(f"--tune {tune} allows nothing", expected="more than 0 seconds")
-    if junit is not None and against is None:
-        raise UserError("--junit reports a comparison", expected="--against RUN beside it")
-    if against is not None:
-        read_benchmark(against)  # a wrong path should not cost a measurement
+    _check_options(tune, against, junit)
     settings = settings_from_options(
         BenchmarkConfig,
         device=device.value,
@@ -109,3 +102,16 @@ def bench(
     print_record(content, as_json, show)
     if found is not None and against is not None:
         require_no_regression(found, against)
+
+
+def _check_options(tune: float | None, against: Path | None, junit: Path | None) -> None:
+    """What is wrong with them should not cost a measurement first."""
+    from optim.errors import UserError
+    from pipeline.bench.baseline import read_benchmark
+
+    if tune is not None and tune <= 0:
+        raise UserError(f"--tune {tune} allows nothing", expected="more than 0 seconds")
+    if junit is not None and against is None:
+        raise UserError("--junit reports a comparison", expected="--against RUN beside it")
+    if against is not None:
+        read_benchmark(against)

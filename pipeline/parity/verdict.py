@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from pipeline.config import GateConfig
-from pipeline.records import ComparisonRecord, Metrics
+from pipeline.records import ComparisonRecord, Metrics, ParityRecord, ParitySummary
 from targets.closeness import SOURCE_ERROR_SLACK
 
 MOST_FLOAT32_LOSS = 50  # times the bound: what rounding alone may do to an extreme input
@@ -69,6 +69,23 @@ def beyond_float32(
         and own_error is not None
         and gate.max_abs_over_range < source_error <= MOST_FLOAT32_LOSS * gate.max_abs_over_range
     )
+
+
+def summaries(record: ParityRecord) -> tuple[ParitySummary, ...]:
+    """One line a question: the worst of its comparisons."""
+    lines = []
+    for question in dict.fromkeys(one.question for one in record.comparisons):
+        asked = [one for one in record.comparisons if one.question == question]
+        lines.append(
+            ParitySummary(
+                question=question,
+                passed=all(one.passed for one in asked),
+                worst_max_abs_over_range=max(one.metrics.max_abs_over_range for one in asked),
+                worst_snr_db=min(one.metrics.snr_db for one in asked),
+                error_multiple=error_multiple(asked),
+            )
+        )
+    return tuple(lines)
 
 
 def error_multiple(comparisons: Iterable[ComparisonRecord]) -> float | None:

@@ -10,8 +10,8 @@ from markupsafe import Markup
 
 from optim.errors import UserError
 from pipeline.parity.feature_maps import FeatureMaps
-from pipeline.parity.verdict import error_multiple
-from pipeline.records import ParityRecord, ParitySummary
+from pipeline.parity.verdict import summaries
+from pipeline.records import ParityRecord
 from pipeline.report.headline import asked
 from pipeline.report.pages import TEMPLATES, growth_plot, html_environment, write_whole
 from pipeline.report.parity_plots import pictures
@@ -51,20 +51,3 @@ def _asked_of(record: ParityRecord) -> Callable[[str], tuple[str, str]]:
         if question == "reference_vs_artefact"
         else asked(question)
     )
-
-
-def summaries(record: ParityRecord) -> tuple[ParitySummary, ...]:
-    """One line a question."""
-    lines = []
-    for question in dict.fromkeys(one.question for one in record.comparisons):
-        asked = [one for one in record.comparisons if one.question == question]
-        lines.append(
-            ParitySummary(
-                question=question,
-                passed=all(one.passed for one in asked),
-                worst_max_abs_over_range=max(one.metrics.max_abs_over_range for one in asked),
-                worst_snr_db=min(one.metrics.snr_db for one in asked),
-                error_multiple=error_multiple(asked),
-            )
-        )
-    return tuple(lines)

@@ -20,6 +20,7 @@ from targets.caffe.draft import Draft
 from targets.caffe.net import Options
 from targets.dense import Dense, dense_of_gemm, dense_of_matmul
 from targets.float64.windows import Pads, resolve_pads
+from targets.operands import refuse_unless_repeats
 
 Pair = tuple[int, int]
 
@@ -226,23 +227,9 @@ def resize(draft: Draft, node: ir.Node) -> None:
         if not before or not after or after % before:
             raise refuse(node, f"from {held.shape} to {output} is not by whole factors")
         factors.append(after // before)
-    upsample = node.op_type == "Upsample"
-    mode = string_attribute(node, "mode", "nearest")
-    centres = string_attribute(
-        node, "coordinate_transformation_mode", "asymmetric" if upsample else "half_pixel"
-    )
-    rounding = string_attribute(node, "nearest_mode", "floor" if upsample else "round_prefer_floor")
-    repeats = (centres, rounding) in (
-        ("half_pixel", "round_prefer_floor"),
-        ("half_pixel", "round_prefer_ceil"),
-        ("asymmetric", "floor"),
-    )
-    if mode != "nearest" or not repeats or factors[0] != 1:
-        raise refuse(
-            node,
-            f"mode {mode} with {centres} and {rounding} has no exact counterpart in both Caffe and OpenCV",
-            "resize by whole factors to the nearest, or outside the model",
-        )
+    refuse_unless_repeats(node, "both Caffe and OpenCV")
+    if factors[0] != 1:
+        raise refuse(node, f"from {held.shape} to {output} changes the channels")
     channels = held.shape[1] or 1
     kernel = (factors[1], factors[2])
     weight = np.ones((channels, 1, *kernel), np.float32)

@@ -11,7 +11,7 @@ from optim.contract import Array
 from optim.facts import float_attribute, input_of, int_attribute, scalar_of
 from targets.axis_order import Held, refuse, weight_of
 from targets.caffe.draft import Draft
-from targets.operands import WithConstant, bounds, scale_and_shift, with_constant
+from targets.operands import WithConstant, bounds, clip_bounds, scale_and_shift, with_constant
 
 SIMPLE = {"Relu": "ReLU", "Sigmoid": "Sigmoid", "Tanh": "TanH", "Abs": "AbsVal", "Softplus": "BNLL"}
 
@@ -81,7 +81,7 @@ def prelu(draft: Draft, node: ir.Node) -> None:
 def clip(draft: Draft, node: ir.Node) -> None:
     """Clip in layers that both readers know; between its bounds it changes no bit."""
     held = draft.get(node)
-    low, high = (_bound(node, position, key) for position, key in ((1, "min"), (2, "max")))
+    low, high = clip_bounds(node)
     draft.result(node, _clipped(draft, node, held.name, low, high), held.perm)
 
 
@@ -99,22 +99,6 @@ def _clipped(draft: Draft, node: ir.Node, top: str, low: float, high: float) -> 
         options = {"operation": "SUM", "coeff": [1.0, -1.0]}
         top = draft.add(node, "Eltwise", [top, above], {"eltwise_param": options})
     return top
-
-
-def _bound(node: ir.Node, position: int, key: str) -> float:
-    """A bound of Clip: attribute of old opsets, optional input of new ones; infinite where there is none."""
-    nothing = -math.inf if key == "min" else math.inf
-    if key in node.attributes:
-        value = float_attribute(node, key, nothing)
-    elif input_of(node, position) is None:
-        return nothing
-    else:
-        found = scalar_of(input_of(node, position))
-        if found is None:
-            raise refuse(node, f"its {key} is computed at run time")
-        value = found
-    limit = float(np.finfo(np.float32).max)
-    return nothing if abs(value) >= limit else value
 
 
 def hard_sigmoid(draft: Draft, node: ir.Node) -> None:

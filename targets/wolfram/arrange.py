@@ -16,6 +16,7 @@ from optim.facts import (
     string_attribute,
 )
 from targets.axis_order import held_shape_of, identity, refuse
+from targets.operands import refuse_unless_repeats
 from targets.wolfram.draft import Draft
 from targets.wolfram.text import listing, number
 
@@ -149,23 +150,9 @@ def resize(draft: Draft, node: ir.Node) -> None:
     held, x = draft.image(node)
     output = held_shape_of(node, node.outputs[0])
     whole = all(b and a and a % b == 0 for b, a in zip(held.shape[1:], output[1:], strict=True))
-    upsample = node.op_type == "Upsample"
-    mode = string_attribute(node, "mode", "nearest")
-    centres = string_attribute(
-        node, "coordinate_transformation_mode", "asymmetric" if upsample else "half_pixel"
-    )
-    rounding = string_attribute(node, "nearest_mode", "floor" if upsample else "round_prefer_floor")
-    repeats = (centres, rounding) in (
-        ("half_pixel", "round_prefer_floor"),
-        ("half_pixel", "round_prefer_ceil"),
-        ("asymmetric", "floor"),
-    )
-    if mode != "nearest" or not repeats or not whole or output[1] != held.shape[1]:
-        raise refuse(
-            node,
-            f"from {held.shape} to {output}, mode {mode} with {centres} and {rounding}",
-            "resize by whole factors to the nearest, or outside the model",
-        )
+    refuse_unless_repeats(node, "the Wolfram Language")
+    if not whole or output[1] != held.shape[1]:
+        raise refuse(node, f"from {held.shape} to {output} is not by whole factors")
     size = listing(int(d or 1) for d in output[2:])
     made = draft.add(node, "ResizeLayer", [x], size, options={"Resampling": '"Nearest"'})
     draft.result(node, made)

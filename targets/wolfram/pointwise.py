@@ -10,7 +10,7 @@ import onnx_ir as ir
 from optim.contract import Array
 from optim.facts import float_attribute, input_of, int_attribute, scalar_of
 from targets.axis_order import Held, refuse, weight_of
-from targets.operands import WithConstant, bounds, scale_and_shift, with_constant
+from targets.operands import WithConstant, bounds, clip_bounds, scale_and_shift, with_constant
 from targets.wolfram.draft import Draft
 from targets.wolfram.text import listing, number
 
@@ -61,7 +61,7 @@ def _body(node: ir.Node) -> str:
 def clip(draft: Draft, node: ir.Node) -> None:
     """Clip between two numbers, either of which may be missing."""
     held = draft.get(node)
-    low, high = (_bound(node, position, key) for position, key in ((1, "min"), (2, "max")))
+    low, high = clip_bounds(node)
     _clipped(draft, node, held, low, high)
 
 
@@ -79,21 +79,6 @@ def _clipped(draft: Draft, node: ir.Node, held: Held, low: float, high: float) -
     if low >= 0:
         draft.positive.add(made)
     draft.result(node, made, held.perm)
-
-
-def _bound(node: ir.Node, position: int, key: str) -> float:
-    """A bound of Clip: attribute of old opsets, optional input of new ones; infinite where there is none."""
-    nothing = -math.inf if key == "min" else math.inf
-    if key in node.attributes:
-        value = float_attribute(node, key, nothing)
-    elif input_of(node, position) is None:
-        return nothing
-    else:
-        found = scalar_of(input_of(node, position))
-        if found is None:
-            raise refuse(node, f"its {key} is computed at run time")
-        value = found
-    return nothing if abs(value) >= float(np.finfo(np.float32).max) else value
 
 
 def prelu(draft: Draft, node: ir.Node) -> None:

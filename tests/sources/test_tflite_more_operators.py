@@ -145,7 +145,7 @@ CASES: dict[str, OneOp] = {
 }  # fmt: skip
 
 
-def run(case: OneOp, folder: Path, opset: int = 18) -> None:
+def assert_agrees(case: OneOp, folder: Path, opset: int = 18) -> None:
     """Compare what the converted and the native model make of random input, over three runs."""
     path = write(case, folder / "model.tflite")
     request = ConvertRequest(str(path), opset=opset)
@@ -172,7 +172,7 @@ def run(case: OneOp, folder: Path, opset: int = 18) -> None:
 @pytest.mark.parametrize("title", CASES)
 @pytest.mark.parametrize("opset", [13, 18])
 def test_operator_agrees_with_tflite(title: str, opset: int, tmp_path: Path) -> None:
-    run(CASES[title], tmp_path, opset)
+    assert_agrees(CASES[title], tmp_path, opset)
 
 
 def detection(*, background: int, quantised: bool = False, **changed: Any) -> OneOp:
@@ -200,12 +200,12 @@ def detection(*, background: int, quantised: bool = False, **changed: Any) -> On
 
 @pytest.mark.parametrize("background", [0, 1])
 def test_detection_head(background: int, tmp_path: Path) -> None:
-    run(detection(background=background), tmp_path)
+    assert_agrees(detection(background=background), tmp_path)
 
 
 def test_detection_head_that_finds_little(tmp_path: Path) -> None:
     """Thresholds so high that results are filled up with zeros."""
-    run(detection(background=1, nms_score_threshold=1.7, nms_iou_threshold=0.1), tmp_path)
+    assert_agrees(detection(background=1, nms_score_threshold=1.7, nms_iou_threshold=0.1), tmp_path)
 
 
 @pytest.mark.parametrize(
