@@ -1,7 +1,8 @@
 """Measure contenders against each other: all processes alive at once, in short blocks, in random order.
 
 One round gives each contender one block. The order is drawn anew for each round, so that neither drift nor
-the state in which one contender leaves the caches falls on the same one every time.
+the state in which one contender leaves the caches falls on the same one every time. Whoever is not measured
+is stopped, so that threads that spin after a call take nothing from the others.
 """
 
 from __future__ import annotations
@@ -40,7 +41,9 @@ class Schedule:
     max_duration_s: float = 30.0
     min_samples: int = 100
     min_rounds: int = 3 * LEAST_ROUNDS
+    least_rounds: int = LEAST_ROUNDS  # measured even when the longest duration is over
     warmup_window_s: float = 0.05
+    warmup_limit_s: float | None = None  # None: a third of the longest duration, at least 1
     seed: int = 0
 
 
@@ -146,6 +149,7 @@ class Field:
             except FairleadError as error:
                 refused[child.contender.name] = error
             else:
+                child.rest()
                 running.append(_Running(child))
         running = [r for r in running if r.child.contender.name not in refused]
         order = random.Random(schedule.seed)
@@ -159,7 +163,9 @@ class Field:
         return timed, refused
 
     def close(self) -> None:
-        """End all children."""
+        """End all children, all at the same time."""
+        for child in self.children:
+            child.ask_to_close()
         for child in self.children:
             child.close()
         self.children.clear()
@@ -171,12 +177,17 @@ class Field:
         self.close()
 
 
+def process_mib(contender: Contender) -> float:
+    """Memory that a process of the contender takes, roughly, in MiB."""
+    return PROCESS_MIB + PROCESS_FACTOR * contender.file_bytes() / 2**20
+
+
 def affordable_processes(contenders: Sequence[Contender], wanted: int, free_mib: float) -> dict[str, int]:
     """How many processes of each contender, by name: ``wanted``, or fewer where memory is short.
 
     Source frameworks get one: they take seconds to start and hundreds of MiB each.
     """
-    cost = {c.name: PROCESS_MIB + PROCESS_FACTOR * c.file_bytes() / 2**20 for c in contenders}
+    cost = {c.name: process_mib(c) for c in contenders}
     many = [c.name for c in contenders if c.kind != "source"]
     count = wanted
     while count > 1 and sum(cost[n] * (count if n in many else 1) for n in cost) > MEMORY_SHARE * free_mib:
@@ -185,17 +196,21 @@ def affordable_processes(contenders: Sequence[Contender], wanted: int, free_mib:
 
 
 def _warm_up(running: list[_Running], schedule: Schedule, order: random.Random, progress: Progress) -> None:
-    """Run windows of each in turn until each has settled, or a third of the longest time is over."""
-    limit = max(1.0, schedule.max_duration_s / 3) * len({r.child.contender.name for r in running})
+    """Run windows of each in turn until each has settled, or the time for that is over."""
+    limit_s = schedule.warmup_limit_s
+    if limit_s is None:
+        limit_s = max(1.0, schedule.max_duration_s / 3)
+    limit_s *= len({r.child.contender.name for r in running})
     begin = time.perf_counter()
     runs = {r.child.pid: 1 for r in running}
     while pending := [r for r in running if not r.settled]:
-        if time.perf_counter() - begin > limit:
+        if time.perf_counter() - begin > limit_s:
             break
         progress("warming up", 0.0)
         order.shuffle(pending)
         for r in pending:
             window = r.child.run(runs[r.child.pid]).astype(np.float64) / 1e9
+            r.child.rest()
             r.warmup_runs += len(window)
             middle = float(np.median(window))
             if window.sum() < schedule.warmup_window_s / 2 and len(window) < 1000:
@@ -214,7 +229,10 @@ def _measure_rounds(
     running: list[_Running], schedule: Schedule, order: random.Random, progress: Progress
 ) -> None:
     """Rounds until every contender has enough; all take part to the end, so that rounds are complete."""
-    before = {r.child.pid: r.child.usage().cpu_s for r in running}
+    before: dict[int, float] = {}
+    for r in running:
+        before[r.child.pid] = r.child.usage().cpu_s
+        r.child.rest()
     names = {r.child.contender.name for r in running}
     begin = time.perf_counter()
     cpus = usable_cpus()
@@ -227,12 +245,13 @@ def _measure_rounds(
             start = time.perf_counter()
             block = r.child.run(r.runs_in_block, settle=r.settle)
             r.running_s += time.perf_counter() - start
+            r.child.rest()
             r.measured_s += float(block.sum()) / 1e9
             r.blocks.append(block.astype(np.float64) / 1e6)
         done = min(_share_done([r for r in running if r.child.contender.name == n], schedule) for n in names)
         progress("measuring", min(done, 1.0))
         over = time.perf_counter() - begin > schedule.max_duration_s * len(names)
-        if done >= 1 or (over and len(running[0].blocks) >= LEAST_ROUNDS):
+        if done >= 1 or (over and len(running[0].blocks) >= schedule.least_rounds):
             break
     for r in running:
         r.cpu_s = r.child.usage().cpu_s - before[r.child.pid]

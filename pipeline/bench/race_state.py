@@ -32,6 +32,8 @@ class RaceState(BaseModel):
     raced: dict[str, int] = {}  # stages
     errors: dict[str, float | None] = {}
     spent_s: float = 0.0
+    processes: int = 0  # started in heats
+    overhead_s: float = 0.0  # that they took beside the time measured
 
 
 def race_key(seed: int, precision: float, candidates: Sequence[Contender], feeds: Feeds) -> str:

@@ -210,6 +210,11 @@ def signed_rank_interval(values: Sequence[float] | Floats, confidence: float) ->
     return float(np.median(walsh)), float(walsh[c - 1]), float(walsh[len(walsh) - c])
 
 
+def rounds_needed(confidence: float) -> int:
+    """Least number of values for which a signed-rank interval has this confidence: 2^-n <= (1 - c) / 2."""
+    return max(LEAST_ROUNDS, math.ceil(-math.log2((1 - confidence) / 2) - 1e-12))
+
+
 def ratio_of_medians(
     a: Sequence[Floats],
     b: Sequence[Floats],

@@ -4,7 +4,8 @@ Candidates run against each other in short stages, in heats small enough for the
 each time. After a heat, a candidate whose ratio to the heat's leader is shown to be above 1 drops out (the
 confidence is shared out over all such decisions: Bonferroni), and those left are measured longer. It ends
 when one is left of each runtime, when the rest cannot be told apart at the precision asked for, or when the
-time is over. A candidate that breaks parity never starts.
+next heat and the last comparison would not both fit into the budget, judged by what heats took so far. A
+candidate that breaks parity never starts.
 
 Runtimes race apart, since each has a bundle of its own to go into; the best of each then meet the default.
 """
@@ -14,36 +15,44 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, Literal, TypeAlias
 
 import numpy as np
+import psutil
 
 from optim.contract import Feeds
 from optim.errors import GateNotMetError, UserError
 from pipeline.bench.contender import Contender
 from pipeline.bench.host import host
-from pipeline.bench.measure import Field, Schedule
+from pipeline.bench.measure import MEMORY_SHARE, Field, Schedule, process_mib, usable_cpus
 from pipeline.bench.race_state import RaceState, keep, race_key, resume
 from pipeline.bench.records import Dropped, Raced, TunedChoice, TuneRecord
 from pipeline.bench.stats import (
+    VERDICT_CONFIDENCE,
     Groups,
     Ratio,
     compare_groups,
     judge,
     median,
+    rounds_needed,
     spread_over_processes,
     widened,
 )
 from pipeline.sources.contract import Progress, no_progress
 
-STAGE_S: Final = (0.1, 0.3, 1.0, 3.0)  # measured per candidate in each stage
-STAGE_PROCESSES: Final = (1, 2, 2, 2)
+STAGE_S: Final = (0.05, 0.2, 0.8, 2.4)  # measured per candidate in each stage
+STAGE_PROCESSES: Final = (1, 2, 2, 4)
 FINAL_PROCESSES: Final = 4
-MOST_IN_HEAT: Final = 6
+LEAST_FINAL_PROCESSES: Final = 2  # with one, nothing would be known of what differs between processes
+FINAL_S: Final = (0.2, 3.0)  # measured per candidate in the last comparison, at least and at most
+WALL_PER_MEASURED: Final = 2.5  # seconds on the clock for each that counts: a run to settle comes before each
+MOST_PROCESSES: Final = 12  # alive at a time
 FAMILY_CONFIDENCE: Final = 0.95  # that no elimination in the whole race was wrong
-RESERVE: Final = 0.3  # of the budget, for the last comparison with the default
+PARITY_AT_ONCE: Final = 4
+HOPELESS: Final = 3.0  # times the runtime's quickest, in the few calls of the parity check
 RUNTIMES: Final[Mapping[str, Literal["onnxruntime", "openvino"]]] = {"openvino": "openvino"}
 
 
@@ -53,6 +62,7 @@ class Sameness:
 
     error: float | None = None  # max|Δ| / range on the references
     reason: str = ""
+    least_ms: float | None = None  # the quickest of a few calls on a reference
 
 
 Parity: TypeAlias = Callable[[Contender], Sameness]
@@ -134,17 +144,19 @@ class _Course:
     def check_parity(self) -> None:
         """Drop what is not the same model. Threads and buffers do not decide that; graph and kernels do."""
         state = self.state
-        known: dict[tuple[str, str, str], Sameness] = {}
+        first = {_numerics(one): one for one in reversed(self.by_name.values())}
+        self.progress(f"parity of {len(first)} combinations of graph and kernels", 0.0)
+        with ThreadPoolExecutor(min(PARITY_AT_ONCE, len(usable_cpus()) or 1)) as pool:
+            known = dict(zip(first, pool.map(self.parity, first.values()), strict=True))
+        quickest = _quickest(known)
         for name in list(state.alive):
             one = self.by_name[name]
-            numerics = (one.model, one.kind, one.optimization)
-            if numerics not in known:
-                self.progress(f"parity of {name}", 0.0)
-                known[numerics] = self.parity(one)
-            found = known[numerics]
+            found = known[_numerics(one)]
             state.errors[name] = found.error
             if found.reason:
                 self._drop(name, 0, f"parity: {found.reason}")
+            elif (found.least_ms or 0.0) > HOPELESS * quickest.get(_runtime(one), math.inf):
+                self._drop(name, 1, f"its graph and kernels take {HOPELESS:g} times the quickest or longer")
         if not state.alive:
             lost = "; ".join(f"{d.name}: {d.reason}" for d in state.dropped)
             raise GateNotMetError("no candidate is the same model", where=lost)
@@ -159,10 +171,10 @@ class _Course:
                 state.queue = self._heats()
                 if not state.queue:
                     break
-            if self._late():
+            heat = state.queue[0]
+            if not self._affords(heat):
                 self.out_of_time = True
                 break
-            heat = state.queue[0]
             done = (state.stage + 1 / (1 + len(state.queue))) / len(STAGE_S)
             self.progress(f"stage {state.stage + 1}: {len(state.alive)} candidates", done)
             if self._run_heat(heat):
@@ -212,7 +224,7 @@ class _Course:
             own = [n for n in self.state.alive if _runtime(self.by_name[n]) == runtime]
             if len(own) < 2 or runtime in self.state.settled:
                 continue
-            count = math.ceil(len(own) / MOST_IN_HEAT)
+            count = math.ceil(len(own) / most_in_heat([self.by_name[n] for n in own], self._processes()))
             rng = np.random.default_rng([self.race.seed, self.state.stage])
             mixed = [own[k] for k in rng.permutation(len(own))]
             heats += [mixed[k::count] for k in range(count)]
@@ -228,7 +240,8 @@ class _Course:
         whole = self._heat_is_all(heat)
         confidence = 1 - (1 - FAMILY_CONFIDENCE) / self.decisions
         members = [self.by_name[n] for n in heat]
-        groups = self.measure(members, STAGE_PROCESSES[stage], self._schedule(stage, stage))
+        schedule = _schedule(STAGE_S[stage], confidence, self.race.seed + stage)
+        groups = self.timed(members, self._processes(), schedule)
         for name in [n for n in heat if n not in groups]:
             self._drop(name, stage + 1, "could not be opened or run")
         there = [n for n in heat if n in groups]
@@ -245,18 +258,36 @@ class _Course:
         near = 1 + self.race.precision
         return whole and all(r.high < near and r.half_width < self.race.precision for r in left)
 
-    def _schedule(self, stage: int, salt: int) -> Schedule:
-        seconds = STAGE_S[stage]
-        return Schedule(
-            seconds, 3 * seconds + 1, min_samples=20, warmup_window_s=0.02, seed=self.race.seed + salt
-        )
+    def timed(self, members: Sequence[Contender], processes: int, schedule: Schedule) -> Groups:
+        """Measure, and learn what a process costs beside the time that is measured."""
+        begin = time.monotonic()
+        groups = self.measure(members, processes, schedule)
+        measured = WALL_PER_MEASURED * schedule.min_duration_s * len(members)
+        self.state.overhead_s += max(time.monotonic() - begin - measured, 0.0)
+        self.state.processes += processes * len(members)
+        return groups
 
     def seconds(self) -> float:
         """Spent so far, those before an interruption too."""
         return time.monotonic() - self.begin
 
-    def _late(self) -> bool:
-        return self.seconds() > (1 - RESERVE) * self.race.budget_s
+    def left(self) -> float:
+        """Seconds of the budget that are left."""
+        return self.race.budget_s - self.seconds()
+
+    def cost(self, candidates: int, processes: int, seconds: float) -> float:
+        """Seconds that a measurement will take, going by those before."""
+        each = self.state.overhead_s / self.state.processes if self.state.processes else 0.0
+        return candidates * (processes * each + WALL_PER_MEASURED * seconds)
+
+    def _affords(self, heat: Sequence[str]) -> bool:
+        """Whether the heat can be run, and after it the last comparison."""
+        runtimes = {_runtime(self.by_name[n]) for n in self.state.alive}
+        last = self.cost(1 + 2 * len(runtimes), LEAST_FINAL_PROCESSES, FINAL_S[0])
+        return self.cost(len(heat), self._processes(), STAGE_S[self.state.stage]) + last < self.left()
+
+    def _processes(self) -> int:
+        return STAGE_PROCESSES[self.state.stage]
 
     def _drop(self, name: str, stage: int, reason: str, ratio: Ratio | None = None) -> None:
         self.state.alive.remove(name)
@@ -287,11 +318,10 @@ def _conclude(course: _Course, default: Contender, refine: Refine) -> TuneRecord
     field_ = {
         one.name: one for leader, own in variants.items() for one in (default, course.by_name[leader], *own)
     }
-    left = max(race.budget_s - course.seconds(), 0.0)
-    seconds = min(3.0, max(left / (4 * len(field_)), 0.4))
+    processes, seconds = _final_size(course, len(field_))
     course.progress("the best against the default", 0.95)
-    schedule = Schedule(seconds, 3 * seconds + 1, min_samples=50, seed=race.seed + 1000)
-    groups = course.measure(list(field_.values()), FINAL_PROCESSES, schedule)
+    schedule = _schedule(seconds, VERDICT_CONFIDENCE, race.seed + 1000)
+    groups = course.measure(list(field_.values()), processes, schedule)
     if default.name not in groups:
         raise UserError("the default settings could not be run", where=default.name)
     same_model = default.name not in {d.name for d in state.dropped if d.stage == 0}
@@ -302,7 +332,7 @@ def _conclude(course: _Course, default: Contender, refine: Refine) -> TuneRecord
             course._note(one.name, "could not be opened or run")
             continue
         choice = _choice(course, default, one, groups)
-        if one.kind == default.kind and choice.verdict != "faster" and same_model:
+        if one != default and one.kind == default.kind and choice.verdict != "faster" and same_model:
             course._note(one.name, "no faster than the default in fresh processes")
             choice = _choice(course, default, default, groups)
         choices[choice.runtime] = choice
@@ -334,6 +364,40 @@ def _conclude(course: _Course, default: Contender, refine: Refine) -> TuneRecord
     )
 
 
+def _final_size(course: _Course, candidates: int) -> tuple[int, float]:
+    """Processes and measured seconds of each candidate in the last comparison: what the time left allows."""
+    least, most = FINAL_S
+    left = course.left()
+    processes = FINAL_PROCESSES
+    while processes > LEAST_FINAL_PROCESSES and course.cost(candidates, processes, least) > left:
+        processes -= 1
+    rest = (left - course.cost(candidates, processes, 0.0)) / (WALL_PER_MEASURED * candidates)
+    return processes, min(max(rest, least), most)
+
+
+def _schedule(seconds: float, confidence: float, seed: int) -> Schedule:
+    """So long, in as many rounds as an interval of this confidence takes."""
+    rounds = rounds_needed(confidence)
+    return Schedule(
+        seconds,
+        3 * seconds + 1,
+        min_samples=rounds,
+        min_rounds=rounds,
+        least_rounds=rounds,
+        warmup_window_s=0.02,
+        warmup_limit_s=0.3,
+        seed=seed,
+    )
+
+
+def most_in_heat(candidates: Sequence[Contender], processes: int) -> int:
+    """How many candidates may be measured together: as many processes as the machine bears."""
+    free_mib = psutil.virtual_memory().available / 2**20
+    each = max(process_mib(one) for one in candidates)
+    alive = min(MOST_PROCESSES, int(MEMORY_SHARE * free_mib / each))
+    return max(2, alive // processes)
+
+
 def _choice(course: _Course, default: Contender, one: Contender, groups: Groups) -> TunedChoice:
     samples = np.concatenate([block for process in groups[one.name] for block in process])
     middle = median(samples)
@@ -352,6 +416,24 @@ def _choice(course: _Course, default: Contender, one: Contender, groups: Groups)
         ratio_interval=(ratio.low, ratio.high),
         verdict="no_difference_shown" if same else judge(ratio),
     )
+
+
+Numerics: TypeAlias = tuple[str, str, str]
+
+
+def _numerics(one: Contender) -> Numerics:
+    """What decides the numbers that come out: the runtime, the graph and the kernels."""
+    return one.kind, one.model, one.optimization
+
+
+def _quickest(known: Mapping[Numerics, Sameness]) -> dict[str, float]:
+    """Milliseconds of each runtime's quickest call among those that are the same model."""
+    found: dict[str, float] = {}
+    for (kind, *_), sameness in known.items():
+        if not sameness.reason and sameness.least_ms is not None:
+            runtime = RUNTIMES.get(kind, "onnxruntime")
+            found[runtime] = min(found.get(runtime, math.inf), sameness.least_ms)
+    return found
 
 
 def _runtime(one: Contender) -> Literal["onnxruntime", "openvino"]:

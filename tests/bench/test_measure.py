@@ -167,3 +167,39 @@ def test_thread_pools_are_bound_for_every_framework() -> None:
     assert bound["TF_NUM_INTRAOP_THREADS"] == bound["OMP_NUM_THREADS"] == "3"
     assert bound["OMP_WAIT_POLICY"] == "PASSIVE"
     assert thread_environment(1, allow_spinning=True)["OMP_WAIT_POLICY"] == "ACTIVE"
+
+
+def test_who_is_not_measured_rests(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Threads that spin after a call would take CPUs from the contender that is measured next."""
+    stopped_beside: list[bool] = []
+    run = Child.run
+    with Field([busy("a", 200), busy("b", 300)], {"a": 2}) as field:
+
+        def watched(child: Child, runs: int, *, settle: int = 0) -> np.ndarray:
+            samples = run(child, runs, settle=settle)
+            others = [psutil.Process(c.pid) for c in field.children if c is not child]
+            stopped_beside.append(all(p.status() == psutil.STATUS_STOPPED for p in others))
+            return samples
+
+        for child in field.children:
+            child.set_feeds({})
+            child.rest()
+        monkeypatch.setattr(Child, "run", watched)
+        field.measure({}, QUICK)
+    # While feeds are handed over, those that have none yet are still up; from the warm-up on nobody is.
+    assert all(stopped_beside[len(field.children) :])
+    assert len(stopped_beside) > 30
+
+
+def test_a_resting_child_answers_and_ends() -> None:
+    child = Child(busy("a", 100))
+    child.open()
+    child.set_feeds({})
+    child.rest()
+    assert len(child.run(3)) == 3
+    child.rest()
+    assert child.usage().cpu_s > 0
+    child.rest()
+    pid = child.pid
+    child.close()
+    assert not psutil.pid_exists(pid)

@@ -23,6 +23,16 @@ def test_samples_needed(p: float, needed: int) -> None:
     assert max(p, 1 - p) ** needed <= 0.025 < max(p, 1 - p) ** (needed - 1)
 
 
+@pytest.mark.parametrize("confidence", [0.95, 0.98, 0.999, 0.9995, 0.99999])
+def test_rounds_needed(confidence: float) -> None:
+    """So many values have an interval of this confidence, and one fewer has none (down to the least)."""
+    needed = stats.rounds_needed(confidence)
+    stats.signed_rank_interval(np.linspace(-1, 1, needed), confidence)
+    if needed > stats.LEAST_ROUNDS:
+        with pytest.raises(UserError, match="too few"):
+            stats.signed_rank_interval(np.linspace(-1, 1, needed - 1), confidence)
+
+
 @settings(deadline=None, max_examples=200)
 @given(st.integers(6, 3000), st.floats(0.05, 0.99), st.sampled_from([0.9, 0.95, 0.99]))
 def test_ranks_are_the_tightest_with_the_promised_coverage(n: int, p: float, confidence: float) -> None:

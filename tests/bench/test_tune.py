@@ -13,7 +13,7 @@ from pipeline.bench.candidates import cpu_candidates, refinements
 from pipeline.bench.contender import Contender
 from pipeline.bench.measure import Schedule
 from pipeline.bench.stats import Groups
-from pipeline.bench.tune import MOST_IN_HEAT, Measure, Race, Sameness, tune
+from pipeline.bench.tune import MOST_PROCESSES, Measure, Race, Sameness, tune
 from pipeline.config import TuneConfig
 
 
@@ -125,6 +125,46 @@ def test_no_time_means_no_race_but_an_answer() -> None:
     assert record.undecided == ("b",)
 
 
+@pytest.mark.parametrize("budget_s", [30.0, 60.0, 240.0])
+def test_a_race_and_its_last_comparison_fit_the_budget(
+    budget_s: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a simulated clock: each process takes 0.8 s to be started, and timing 2.5 s for each that counts."""
+    now = 0.0
+    monkeypatch.setattr("pipeline.bench.tune.time.monotonic", lambda: now)
+    speeds = {f"c{k}": 1.0 + 0.002 * k for k in range(24)}
+    real = simulated(speeds, [])
+
+    def measure(contenders: Sequence[Contender], processes: int, schedule: Schedule) -> Groups:
+        nonlocal now
+        now += len(contenders) * (0.8 * processes + 2.5 * schedule.min_duration_s)
+        return real(contenders, processes, schedule)
+
+    record = tune(named(*speeds), {}, Race(budget_s=budget_s), measure=measure)
+    assert 0.7 * budget_s < record.seconds <= 1.02 * budget_s
+    assert record.out_of_time
+
+
+def test_graphs_and_kernels_that_take_three_times_as_long_are_not_raced() -> None:
+    speeds = {"default": 1.0, "hopeless": 4.0, "other runtime": 9.0}
+    kinds = {"other runtime": "openvino"}
+    candidates = [
+        Contender.model_validate({"name": n, "kind": kinds.get(n, "onnx"), "model": n}) for n in speeds
+    ]
+    log: list[list[str]] = []
+    record = tune(
+        candidates,
+        {},
+        Race(budget_s=60),
+        parity=lambda one: Sameness(1e-7, least_ms=speeds[one.name]),
+        measure=simulated(speeds, log),
+    )
+    assert {d.name: d.reason for d in record.dropped} == {
+        "hopeless": "its graph and kernels take 3 times the quickest or longer"
+    }
+    assert all("hopeless" not in heat for heat in log)
+
+
 @pytest.mark.parametrize("candidates", [[], named("a", "a")])
 def test_candidates_are_checked(candidates: list[Contender]) -> None:
     with pytest.raises(UserError):
@@ -157,7 +197,7 @@ def test_many_candidates_run_in_heats_that_the_machine_bears() -> None:
     speeds = {f"c{k}": 1.0 + 0.2 * k for k in range(20)}
     record = tune(named(*speeds), {}, Race(budget_s=60), measure=simulated(speeds, log))
     assert record.winner.contender.name == "c0"
-    assert max(len(heat) for heat in log) <= MOST_IN_HEAT
+    assert max(len(heat) for heat in log) <= MOST_PROCESSES
     assert {one.contender.name for one in record.raced} == set(speeds)
 
 
