@@ -19,6 +19,7 @@ import numpy as np
 from optim.contract import Array, Feeds, Outputs, TensorSpec
 from optim.errors import MissingRuntimeError, UnsupportedModelError, UserError
 from pipeline.bench.contender import Contender, OrtLevel
+from pipeline.bench.cuda_libraries import preload
 from targets.validate_feeds import validate_feeds
 
 Call: TypeAlias = Callable[[], object]
@@ -120,6 +121,9 @@ class OrtCaller:
                 hint="pip install 'fairlead[gpu]' on a machine with an NVIDIA GPU",
             )
         self.runtime = f"onnxruntime {ort.__version__}"
+        if contender.device == "cuda":
+            preload(ort)
+            self.runtime += ", CUDA provider as installed: TF32 on"
         self._where = contender.model
         self._bound = contender.io_binding
         begin = time.perf_counter_ns()

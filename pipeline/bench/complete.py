@@ -8,9 +8,9 @@ from collections.abc import Callable, Mapping, Sequence
 from optim.contract import Feeds
 from optim.errors import MissingRuntimeError
 from pipeline.bench.contender import Contender
-from pipeline.bench.cuda import matrix
-from pipeline.bench.cuda_child import joined, measure_in_children
 from pipeline.bench.cuda_device import find_device
+from pipeline.bench.cuda_libraries import why_no_gpu
+from pipeline.bench.cuda_models import measure_models
 from pipeline.bench.dissect import dissect_all
 from pipeline.bench.records import BenchmarkRecord, CudaRecord, TuneRecord
 from pipeline.bench.scenarios import run_scenarios
@@ -37,7 +37,7 @@ def measure_all(
         GateNotMetError: a node of a CUDA run fell back to the CPU, and that is not allowed.
     """
     begin = time.perf_counter()
-    device, why_not = find_device()
+    device, why_not = find_device() if settings.device == "cuda" else (None, why_no_gpu())
     if settings.device == "cuda" and device is None:
         raise MissingRuntimeError(
             f"CUDA was not measured: {why_not}", hint="use --device cpu on this machine"
@@ -71,10 +71,15 @@ def measure_all(
         changes |= {"scenarios": found, "skipped": (*record.skipped, *failed)}
     if tuner is not None:
         changes["tune"] = tuner(_between(progress, 0.75, 1.0))
-    if settings.device == "cuda":
+    if device is not None:
         models = dict.fromkeys(c.model for c in contenders if c.kind == "onnx")
-        parts = [measure_in_children(m, feeds_by_batch, matrix(), energy_window_s=5.0) for m in models]
-        changes["cuda"] = joined(parts)
+        changes["cuda"] = measure_models(
+            list(models),
+            feeds_by_batch,
+            tensorrt=device.has_tensorrt,
+            cpu_fallback=settings.allow_cpu_fallback,
+            progress=_between(progress, 0.75, 1.0),
+        )
     else:
         reason = why_not or "the benchmark was asked for on the CPU"
         changes["cuda"] = CudaRecord(status="not measured", reason=reason)

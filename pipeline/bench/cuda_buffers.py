@@ -13,6 +13,7 @@ import numpy as np
 
 from optim.contract import Array
 from optim.errors import MissingRuntimeError
+from pipeline.bench.cuda_libraries import why_no_gpu
 
 
 class Buffers(Protocol):
@@ -26,6 +27,11 @@ class Buffers(Protocol):
 
     @property
     def stream_pointer(self) -> int: ...
+
+    @property
+    def identity(self) -> str:
+        """What NVML finds this GPU by: its UUID or PCI bus id; empty where it is not told."""
+        ...
 
     def put(self, array: Array) -> Any:
         """A copy on the device."""
@@ -62,15 +68,19 @@ def find_buffers() -> Buffers:
     """CuPy's, else PyTorch's.
 
     Raises:
-        MissingRuntimeError: neither is here, or no driver works.
+        MissingRuntimeError: there is no GPU, neither package is here, or no driver works.
     """
+    if none := why_no_gpu():
+        raise MissingRuntimeError(none)
     why = []
     for make in (CupyBuffers, TorchBuffers):
         try:
             return make()
         except MissingRuntimeError as error:
             why.append(error.what)
-    raise MissingRuntimeError("; ".join(why), hint="pip install 'fairlead[gpu]'")
+    raise MissingRuntimeError(
+        f"neither CuPy nor PyTorch can use the GPU: {'; '.join(why)}", hint="pip install 'fairlead[gpu]'"
+    )
 
 
 class CupyBuffers:
@@ -100,6 +110,10 @@ class CupyBuffers:
     @property
     def stream_pointer(self) -> int:
         return int(self._stream.ptr)
+
+    @property
+    def identity(self) -> str:
+        return str(self._cupy.cuda.runtime.deviceGetPCIBusId(0))
 
     def put(self, array: Array) -> Any:
         return self._cupy.asarray(array)
@@ -162,6 +176,11 @@ class TorchBuffers:
     @property
     def stream_pointer(self) -> int:
         return int(self._stream.cuda_stream)
+
+    @property
+    def identity(self) -> str:
+        uuid = getattr(self._torch.cuda.get_device_properties(0), "uuid", None)
+        return "" if uuid is None else f"GPU-{uuid}"
 
     def put(self, array: Array) -> Any:
         return self._torch.from_numpy(np.ascontiguousarray(array)).cuda()

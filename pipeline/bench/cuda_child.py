@@ -17,13 +17,15 @@ from typing import Any
 
 import numpy as np
 
-from optim.contract import Feeds
-from pipeline.bench.cuda import measure_matrix
+from optim.contract import Array, Feeds
+from pipeline.bench.cuda import References, measure_matrix
+from pipeline.bench.cuda_compare import with_stock
 from pipeline.bench.cuda_device import TF32_OVERRIDE, find_device
 from pipeline.bench.records import CudaRecord, CudaResult, CudaSettings
 from pipeline.bench.torch_baseline import measure_compiled
 
 CHILD_LIMIT_S = 3600.0
+OWN_SHARE = 0.85  # of its limit, after which a child begins no further cell: killed, it would say nothing
 
 
 def measure_in_children(
@@ -34,15 +36,18 @@ def measure_in_children(
     runs: int = 100,
     energy_window_s: float = 0.0,
     limit_s: float = CHILD_LIMIT_S,
+    references: References | None = None,
+    name: str = "",
 ) -> CudaRecord:
-    """Every cell at every batch size, the cells of each kind of process together."""
+    """Every cell at every batch size, the cells of each kind of process together.
+
+    ``references`` and ``name`` as in ``measure_matrix``.
+    """
     parts: list[CudaRecord] = []
     begin = time.monotonic()
     with tempfile.TemporaryDirectory() as folder:
-        feeds = {}
-        for batch, arrays in feeds_by_batch.items():
-            feeds[str(batch)] = str(Path(folder) / f"{batch}.npz")
-            np.savez(feeds[str(batch)], **arrays)  # type: ignore[arg-type]  # numpy's own options
+        feeds = _written(feeds_by_batch, Path(folder), "in")
+        known = _written(references or {}, Path(folder), "out")
         for off in (True, False):
             own = [c for c in cells if needs_tf32_off(c) == off]
             left = limit_s - (time.monotonic() - begin)
@@ -50,12 +55,32 @@ def measure_in_children(
                 request = {
                     "model": str(Path(model).resolve()),
                     "feeds": feeds,
+                    "references": known,
+                    "name": name or str(model),
                     "cells": [c.model_dump() for c in own],
                     "runs": runs,
                     "energy_window_s": energy_window_s,
+                    "limit_s": OWN_SHARE * max(left, 1.0),
                 }
                 parts.append(_child(request, off=off, limit_s=max(left, 1.0)))
     return joined(parts)
+
+
+def _written(arrays_by_batch: Mapping[int, Mapping[str, Array]], folder: Path, kind: str) -> dict[str, str]:
+    """Files of arrays by batch size."""
+    files = {}
+    for batch, arrays in arrays_by_batch.items():
+        files[str(batch)] = str(folder / f"{kind}_{batch}.npz")
+        np.savez(files[str(batch)], **arrays)  # type: ignore[arg-type]  # numpy's own options
+    return files
+
+
+def _read(files: Mapping[str, str]) -> dict[int, dict[str, Array]]:
+    found = {}
+    for batch, file in files.items():
+        with np.load(file, allow_pickle=False) as arrays:
+            found[int(batch)] = {name: arrays[name] for name in arrays.files}
+    return found
 
 
 def needs_tf32_off(cell: CudaSettings) -> bool:
@@ -71,12 +96,15 @@ def joined(parts: Sequence[CudaRecord]) -> CudaRecord:
     )
     if not measured:
         reason = "; ".join(dict.fromkeys(part.reason for part in parts)) or "there was nothing to measure"
-        return CudaRecord(status="not measured", reason=reason)
+        return CudaRecord(
+            status="not measured", reason=reason, failed=tuple(f for part in parts for f in part.failed)
+        )
     results = tuple(r for part in measured for r in part.results)
     return measured[0].model_copy(
         update={
             "results": results,
             "launch_gaps": tuple(g for part in measured for g in part.launch_gaps),
+            "comparisons": with_stock(results),
             "failed": failed,
         }
     )
@@ -108,10 +136,8 @@ def _child(request: Mapping[str, Any], *, off: bool, limit_s: float) -> CudaReco
 def _run(request: Mapping[str, Any]) -> CudaRecord:
     """The child's part."""
     device, why_not = find_device()
-    feeds: dict[int, Feeds] = {}
-    for batch, file in request["feeds"].items():
-        with np.load(file, allow_pickle=False) as arrays:
-            feeds[int(batch)] = {name: arrays[name] for name in arrays.files}
+    begin = 0.0 if device is None else device.clock_s()
+    feeds: dict[int, Feeds] = dict(_read(request["feeds"]))
     cells = [CudaSettings.model_validate(c) for c in request["cells"]]
     compiled = [c for c in cells if c.runtime == "torch.compile"]
     others = [c for c in cells if c.runtime != "torch.compile"]
@@ -123,6 +149,9 @@ def _run(request: Mapping[str, Any]) -> CudaRecord:
         runs=request["runs"],
         energy_window_s=request["energy_window_s"],
         why_not=why_not,
+        references=_read(request["references"]),
+        name=request["name"],
+        limit_s=request["limit_s"],
     )
     if device is None or not compiled:
         return record
@@ -130,11 +159,14 @@ def _run(request: Mapping[str, Any]) -> CudaRecord:
     failed: list[str] = []
     for cell in compiled:
         for batch, arrays in feeds.items():
+            if device.clock_s() - begin > request["limit_s"]:
+                failed.append(f"batch {batch}, {cell.title}: not reached within {request['limit_s']:.0f} s")
+                continue
             found = measure_compiled(request["model"], batch, arrays, cell, device, runs=request["runs"])
             if isinstance(found, str):
                 failed.append(f"batch {batch}, {cell.title}: {found}")
             else:
-                extra.append(found)
+                extra.append(found.model_copy(update={"model": request["name"]}))
     status = "measured" if record.results or extra else record.status
     return record.model_copy(
         update={

@@ -8,16 +8,18 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 
-from optim.contract import Array, Feeds
+from optim.contract import Array, Feeds, Outputs
 from optim.errors import MissingRuntimeError, UnsupportedModelError, UserError
 from pipeline.bench.cuda import BoundModel, Device, provider_options
 from pipeline.bench.cuda_buffers import Buffers, find_buffers
+from pipeline.bench.cuda_libraries import preload
+from pipeline.bench.nvml import GpuCondition, Nvml
 from pipeline.bench.records import CudaSettings
 
 CUDA: Final = "CUDAExecutionProvider"
@@ -49,11 +51,10 @@ class GpuDevice:
             raise MissingRuntimeError(
                 "this ONNX Runtime has no CUDA provider", hint="pip install 'fairlead[gpu]'"
             )
-        if hasattr(ort, "preload_dlls"):
-            ort.preload_dlls()  # CUDA's libraries from the Python packages, where the system has none
+        preload(ort)
         self._ort = ort
         self._buffers = buffers
-        self._nvml, self._handle = _nvml_handle()
+        self._nvml = Nvml(buffers.identity)
 
     @property
     def name(self) -> str:
@@ -81,12 +82,16 @@ class GpuDevice:
 
     def energy_mj(self) -> int | None:
         """NVML's energy counter, or None."""
-        if self._handle is None:
-            return None
-        try:
-            return int(self._nvml.nvmlDeviceGetTotalEnergyConsumption(self._handle))
-        except self._nvml.NVMLError:
-            return None
+        return self._nvml.energy_mj()
+
+    def condition(self) -> GpuCondition | None:
+        """Clock, what holds it down, and who else computes."""
+        return self._nvml.condition()
+
+    @property
+    def why_unwatched(self) -> str:
+        """Why NVML answers nothing."""
+        return self._nvml.why_not
 
     def clock_s(self) -> float:
         """The host's monotonic clock."""
@@ -115,13 +120,14 @@ class GpuModel:
         self._creation_ms = (time.perf_counter() - begin) * 1e3
         # Other values in each set, so that nothing is the same twice.
         self._hosts = [{n: np.roll(a, k) for n, a in feeds.items()} for k in range(sets)]
-        begin = time.perf_counter()
         # A session that captures graphs runs on bound buffers only: its outputs' shapes come from another.
         plain = settings.model_copy(update={"graph": False})
         first = _session(ort, model, plain, None) if self._graph else self._session
+        begin = time.perf_counter()
         results = first.run(None, self._hosts[0])
         self._first_run_ms = (time.perf_counter() - begin) * 1e3
         del first
+        self._landing = [np.empty_like(a) for a in results]  # pageable
         self._results = [buffers.pinned(np.asarray(a)) for a in results]
         self._pinned: list[dict[str, Array]] = []
         self._inputs: list[dict[str, Any]] = []
@@ -134,6 +140,11 @@ class GpuModel:
             self._bindings = [self._bind(k) for k in range(sets)]
         self._run_options = [self._options(ort, k) for k in range(sets)]
         buffers.synchronize()
+        if self._graph:  # its own first run, which captures; the other session's says nothing of it
+            begin = time.perf_counter()
+            self.enqueue(0)
+            buffers.synchronize()
+            self._first_run_ms = (time.perf_counter() - begin) * 1e3
 
     @property
     def session_creation_ms(self) -> float:
@@ -161,22 +172,32 @@ class GpuModel:
 
     def copy_in(self, which: int, *, pinned: bool) -> float:
         """Host to device."""
-        sources = self._pinned[which] if pinned else self._hosts[which]
-
-        def copy() -> None:
-            for name, array in sources.items():
-                self._buffers.copy_in(self._inputs[which][name], array)
-
-        return self._buffers.by_events_ms(copy)
+        return self._buffers.by_events_ms(lambda: self._copy_in(which, pinned=pinned))
 
     def copy_out(self) -> float:
         """Device to pinned host memory."""
 
-        def copy() -> None:
-            for held, result in zip(self._outputs, self._results, strict=True):
-                self._buffers.copy_out(held, result)
+        return self._buffers.by_events_ms(lambda: self._copy_out(self._results))
 
-        return self._buffers.by_events_ms(copy)
+    def end_to_end(self, which: int, *, pinned: bool) -> float:
+        """From NumPy arrays to NumPy arrays, on the host's clock."""
+        results = self._results if pinned else self._landing
+        start = time.perf_counter()
+        self._copy_in(which, pinned=pinned)
+        self.enqueue(which)
+        self._copy_out(results)
+        self._buffers.synchronize()
+        return (time.perf_counter() - start) * 1e3
+
+    def outputs(self, which: int) -> Outputs:
+        """By name, from the same call as is timed."""
+        names = [spec.name for spec in self._session.get_outputs()]
+        if not self._bindings:
+            return dict(zip(names, self._session.run(None, self._hosts[which]), strict=True))
+        self.enqueue(which)
+        self._copy_out(self._results)
+        self._buffers.synchronize()
+        return {name: np.array(a) for name, a in zip(names, self._results, strict=True)}
 
     def close(self) -> None:
         """Release session and buffers."""
@@ -185,6 +206,15 @@ class GpuModel:
         self._inputs.clear()
         self._outputs.clear()
         self._buffers.release()
+
+    def _copy_in(self, which: int, *, pinned: bool) -> None:
+        sources = self._pinned[which] if pinned else self._hosts[which]
+        for name, array in sources.items():
+            self._buffers.copy_in(self._inputs[which][name], array)
+
+    def _copy_out(self, results: Sequence[Array]) -> None:
+        for held, result in zip(self._outputs, results, strict=True):
+            self._buffers.copy_out(held, result)
 
     def _bind(self, which: int) -> Any:
         binding = self._session.io_binding()
@@ -224,7 +254,8 @@ def require_tf32(settings: CudaSettings, environment: Mapping[str, str]) -> None
 def _session(ort: Any, model: Path, settings: CudaSettings, stream: int | None) -> Any:
     options = ort.SessionOptions()
     options.log_severity_level = 3
-    options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
+    if not settings.stock and not settings.cpu_fallback:  # as installed, nothing is stated
+        options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
     wanted = TENSORRT if settings.runtime == "tensorrt" else CUDA
     try:
         session = ort.InferenceSession(str(model), options, providers=_providers(settings, stream))
@@ -249,15 +280,3 @@ def _providers(settings: CudaSettings, stream: int | None) -> list[Any]:
     if stream is not None:
         tensorrt["user_compute_stream"] = str(stream)
     return [(TENSORRT, tensorrt), cuda]
-
-
-def _nvml_handle() -> tuple[Any, Any]:
-    try:
-        import pynvml
-    except ImportError:
-        return None, None
-    try:
-        pynvml.nvmlInit()
-        return pynvml, pynvml.nvmlDeviceGetHandleByIndex(0)
-    except pynvml.NVMLError:
-        return pynvml, None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Literal
 
 from pipeline.bench.host import Host, Snapshot
 from pipeline.bench.records import BenchResult, Grade
@@ -35,7 +35,9 @@ class Seen:
 
 
 @dataclass(frozen=True)
-class _Fault:
+class Fault:
+    """A reason to trust a figure less."""
+
     text: str
     grave: bool
 
@@ -46,25 +48,34 @@ def grade(seen: Seen, host: Host, before: Snapshot, after: Snapshot, own: Collec
     ``own`` are the process ids of the measurement itself; all other work counts as disturbance.
     """
     faults = [*_host_faults(host, before, after, own), *_own_faults(seen, host)]
+    return Grade(letter=letter_of(faults), reasons=tuple(f.text for f in faults))
+
+
+def letter_of(faults: Sequence[Fault]) -> Literal["A", "B", "C", "D"]:
+    """A: none. B: small ones only. C: one grave one. D: more than one."""
     grave = sum(f.grave for f in faults)
-    letter = "D" if grave > 1 else "C" if grave == 1 else "B" if faults else "A"
-    return Grade(letter=letter, reasons=tuple(f.text for f in faults))  # type: ignore[arg-type]
+    return "D" if grave > 1 else "C" if grave == 1 else "B" if faults else "A"
 
 
 def grade_reasons(results: Iterable[BenchResult]) -> dict[str, tuple[str, ...]]:
-    """Why grades are below A: each reason once, with the contenders it concerns.
+    """Why grades are below A: each reason once, with the contenders it concerns."""
+    return reasons_by_name((one.contender, one.grade.reasons) for one in results)
+
+
+def reasons_by_name(graded: Iterable[tuple[str, Sequence[str]]]) -> dict[str, tuple[str, ...]]:
+    """Each reason once, with the names it concerns, of (name, reasons).
 
     Reasons that differ in their numbers only are one, with the numbers' range.
     """
     texts: dict[str, list[str]] = {}
     names: dict[str, list[str]] = {}
-    for one in results:
-        for why in one.grade.reasons:
+    for name, reasons in graded:
+        for why in reasons:
             skeleton = NUMBER.sub("#", why)
             texts.setdefault(skeleton, []).append(why)
             known = names.setdefault(skeleton, [])
-            if one.contender not in known:
-                known.append(one.contender)
+            if name not in known:
+                known.append(name)
     return {_with_ranges(skeleton, texts[skeleton]): tuple(names[skeleton]) for skeleton in texts}
 
 
@@ -78,60 +89,58 @@ def _with_ranges(skeleton: str, texts: Sequence[str]) -> str:
     return skeleton
 
 
-def _host_faults(host: Host, before: Snapshot, after: Snapshot, own: Collection[int]) -> list[_Fault]:
+def _host_faults(host: Host, before: Snapshot, after: Snapshot, own: Collection[int]) -> list[Fault]:
     faults = []
     wall = max(after.at_s - before.at_s, 1e-9)
     cpus = max(host.threads, 1)
     change = abs(after.clock_probe_ms / before.clock_probe_ms - 1)
     if change > CLOCK_CHANGE:
         faults.append(
-            _Fault(
-                f"clock: the same work took {change:.0%} more or less time afterwards", grave=change > 0.15
-            )
+            Fault(f"clock: the same work took {change:.0%} more or less time afterwards", grave=change > 0.15)
         )
     if before.mhz and after.mhz and abs(after.mhz / before.mhz - 1) > CLOCK_CHANGE:
-        faults.append(_Fault(f"clock rate went from {before.mhz:.0f} to {after.mhz:.0f} MHz", grave=False))
+        faults.append(Fault(f"clock rate went from {before.mhz:.0f} to {after.mhz:.0f} MHz", grave=False))
     if _grew(before.throttle_events, after.throttle_events) > 0:
-        faults.append(_Fault("the CPU throttled itself for heat", grave=True))
+        faults.append(Fault("the CPU throttled itself for heat", grave=True))
     throttled = _grew(before.quota_throttled_s, after.quota_throttled_s)
     if throttled > 0.01 * wall:
-        faults.append(_Fault(f"the CPU quota held us back for {throttled:.2f} s", grave=True))
+        faults.append(Fault(f"the CPU quota held us back for {throttled:.2f} s", grave=True))
     steal = (after.steal_s - before.steal_s) / (wall * cpus)
     if steal > STEAL_SHARE:
         text = f"steal: the hypervisor took {steal:.1%} of the CPU time"
-        faults.append(_Fault(text, grave=steal > HEAVY_FACTOR * STEAL_SHARE))
+        faults.append(Fault(text, grave=steal > HEAVY_FACTOR * STEAL_SHARE))
     others = _others_cpus(before, after, own, wall)
     if others > OTHERS_CPUS * cpus:
         text = f"other processes kept {others:.2f} of {cpus} CPUs busy ({_busiest(before, after, own)})"
-        faults.append(_Fault(text, grave=others > HEAVY_FACTOR * OTHERS_CPUS * cpus))
+        faults.append(Fault(text, grave=others > HEAVY_FACTOR * OTHERS_CPUS * cpus))
     if host.governor not in {"", "performance"}:
-        faults.append(_Fault(f"CPU governor is {host.governor!r}, not 'performance'", grave=False))
+        faults.append(Fault(f"CPU governor is {host.governor!r}, not 'performance'", grave=False))
     return faults
 
 
-def _own_faults(seen: Seen, host: Host) -> list[_Fault]:
+def _own_faults(seen: Seen, host: Host) -> list[Fault]:
     faults = []
     if seen.relative_half_width is None:
-        faults.append(_Fault(f"{seen.samples} samples do not support an interval of the median", grave=True))
+        faults.append(Fault(f"{seen.samples} samples do not support an interval of the median", grave=True))
     elif seen.relative_half_width > WIDE_INTERVAL:
         text = f"the median is known to ±{seen.relative_half_width:.0%} only"
-        faults.append(_Fault(text, grave=seen.relative_half_width > 3 * WIDE_INTERVAL))
+        faults.append(Fault(text, grave=seen.relative_half_width > 3 * WIDE_INTERVAL))
     if seen.samples < FEW_SAMPLES:
-        faults.append(_Fault(f"{seen.samples} samples; {FEW_SAMPLES} or more would be good", grave=False))
+        faults.append(Fault(f"{seen.samples} samples; {FEW_SAMPLES} or more would be good", grave=False))
     if not seen.settled:
-        faults.append(_Fault("latency had not settled when the warm-up's time was over", grave=True))
+        faults.append(Fault("latency had not settled when the warm-up's time was over", grave=True))
     if seen.threads > host.usable_threads:
         text = f"{seen.threads} threads on {host.usable_threads} usable CPUs"
-        faults.append(_Fault(text, grave=True))
+        faults.append(Fault(text, grave=True))
     if seen.cpu_share > seen.threads * 1.1 + 0.1:
         text = f"used {seen.cpu_share:.1f} CPUs though told to use {seen.threads} threads"
-        faults.append(_Fault(text, grave=True))
+        faults.append(Fault(text, grave=True))
     if seen.threads > 1 and (seen.allow_spinning or not seen.spinning_controlled):
         why = "was allowed" if seen.allow_spinning else "has no switch in this framework"
-        faults.append(_Fault(f"thread spinning {why}: depends on who else runs", grave=False))
+        faults.append(Fault(f"thread spinning {why}: depends on who else runs", grave=False))
     if seen.process_spread is not None and seen.process_spread > PROCESS_SPREAD:
         text = f"processes with the same model differ by {seen.process_spread:.1%} (standard deviation)"
-        faults.append(_Fault(text, grave=seen.process_spread > 2 * PROCESS_SPREAD))
+        faults.append(Fault(text, grave=seen.process_spread > 2 * PROCESS_SPREAD))
     return faults
 
 

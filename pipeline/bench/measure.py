@@ -11,7 +11,7 @@ import os
 import random
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 import numpy as np
@@ -45,6 +45,10 @@ class Schedule:
     warmup_window_s: float = 0.05
     warmup_limit_s: float | None = None  # None: a third of the longest duration, at least 1
     seed: int = 0
+
+    def lasting(self, seconds: float) -> Schedule:
+        """The same for another ``min_duration_s``, and the longest in proportion."""
+        return replace(self, min_duration_s=seconds, max_duration_s=3 * seconds + 1)
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,11 @@ LAYOUT_OPS: Final = frozenset(
 )
 REORDERS: Final = frozenset({"ReorderInput", "ReorderOutput"})
 
+ON_A_GPU: Final = frozenset({"CUDAExecutionProvider", "TensorrtExecutionProvider"})
+LAUNCHES: Final = (
+    "of nodes on a GPU these times are what the host takes to launch them, not what the GPU takes to run them"
+)
+
 
 def profile(trace: Trace) -> ProfileRecord:
     """Medians over the runs of a trace.
@@ -63,6 +68,7 @@ def profile(trace: Trace) -> ProfileRecord:
         layout_nodes=len(layout),
         layout_share=sum(n.share for n in layout),
         reorders=sum(n.op in REORDERS for n in nodes),
+        note=LAUNCHES if any(n.provider in ON_A_GPU for n in nodes) else "",
     )
 
 

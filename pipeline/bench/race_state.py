@@ -23,6 +23,7 @@ class RaceState(BaseModel):
 
     key: str
     started: bool = False  # parity is checked
+    scouted: bool = False  # what is far behind has been dropped
     stage: int = 0
     alive: list[str]
     queue: list[list[str]] = []  # heats of this stage still to run
@@ -31,6 +32,7 @@ class RaceState(BaseModel):
     levels: dict[str, float] = {}  # milliseconds, as last measured
     raced: dict[str, int] = {}  # stages
     errors: dict[str, float | None] = {}
+    graph_ms: dict[str, float | None] = {}  # of the candidate's graph and kernels, with the most threads
     spent_s: float = 0.0
     processes: int = 0  # started in heats
     overhead_s: float = 0.0  # that they took beside the time measured

@@ -106,6 +106,7 @@ class ProfileRecord(Record):
     layout_nodes: int  # nodes that only move data
     layout_share: float
     reorders: int  # of those, changes between plain and blocked layout that the runtime put in
+    note: str = ""  # what the times are not
 
 
 class PlacedNode(Record):
@@ -191,11 +192,13 @@ class ScenarioRecord(Record):
     queries: int
     median: Percentile
     tail: Percentile  # the scenario's own percentile
-    throughput_per_s: float  # samples done per second
+    throughput_per_s: float  # examples done per second of work
+    throughput_interval_per_s: tuple[float, float] | None = None  # offline: of its repeats' median
     highest_rate_per_s: float | None = None  # of a server, where a bound was given; 0: not even the least
-    raw_ms: tuple[float, ...]  # a query each; for offline the whole
+    raw_ms: tuple[float, ...]  # a query each; for offline the whole, a repeat each
     valid: bool
     reasons: tuple[str, ...]
+    grade: Grade | None = None  # None: measured before scenarios were graded
 
 
 # --- tuning --------------------------------------------------------------------------------------
@@ -281,6 +284,7 @@ class CudaSettings(Record):
     precision: Literal["fp32", "fp16"] = "fp32"  # of the model file
     runtime: Literal["onnxruntime", "tensorrt", "torch.compile"] = "onnxruntime"
     stock: bool = False  # the package as it installs: no options stated, so TF32 on
+    cpu_fallback: bool = False  # nodes that the GPU cannot run may run on the CPU
 
     @property
     def title(self) -> str:
@@ -295,11 +299,12 @@ class CudaSettings(Record):
 
 
 class Timing(Record):
-    """A median with its interval, in milliseconds."""
+    """A median with its interval, in milliseconds, and every sample."""
 
     median_ms: float
     interval_ms: tuple[float, float] | None
     samples: int
+    raw_ms: tuple[float, ...] = ()
 
 
 class CudaResult(Record):
@@ -315,12 +320,27 @@ class CudaResult(Record):
     host_to_device_pageable: Timing | None = None
     host_to_device_pinned: Timing | None = None
     device_to_host: Timing | None = None
-    end_to_end_pageable_ms: float | None = None  # host-to-device + run + device-to-host, of the medians
-    end_to_end_pinned_ms: float | None = None
-    input_sets: int  # rotated, together larger than the L2 cache
+    # From NumPy arrays to NumPy arrays on the host's clock, measured as a whole.
+    end_to_end_pageable: Timing | None = None
+    end_to_end_pinned: Timing | None = None  # the arrays lie in page-locked memory
+    input_sets: int  # rotated
+    beyond_l2: bool = True  # all sets together are twice the L2 cache or more
+    warmup_runs: int = 0
     device_memory_mib: float
     energy_mj: float | None = None  # per inference call
     energy_note: str = ""
+    error: float | None = None  # max|Δ| / range from the CPU's answer; None: not compared in this cell
+    grade: Grade | None = None
+
+    @property
+    def end_to_end_pageable_ms(self) -> float | None:
+        """The median."""
+        return None if self.end_to_end_pageable is None else self.end_to_end_pageable.median_ms
+
+    @property
+    def end_to_end_pinned_ms(self) -> float | None:
+        """The median."""
+        return None if self.end_to_end_pinned is None else self.end_to_end_pinned.median_ms
 
 
 class LaunchGap(Record):
@@ -334,6 +354,22 @@ class LaunchGap(Record):
     gap_ms: float
 
 
+class CudaComparison(Record):
+    """A cell against what ``session.run`` on NumPy arrays gives as the package installs, on the same inputs.
+
+    The cells ran one after the other, in random order: the grades tell whether the GPU was the same all
+    along.
+    """
+
+    model: str = ""
+    batch: int
+    settings: CudaSettings
+    figure: Literal["inputs on the device", "from NumPy arrays"]
+    ratio: float  # the cell's latency / session.run's
+    interval: tuple[float, float] | None  # None: too few samples for one
+    verdict: Verdict
+
+
 class CudaRecord(Record):
     """A matrix, or the plain statement that it was not measured."""
 
@@ -343,6 +379,7 @@ class CudaRecord(Record):
     device: str = ""
     results: tuple[CudaResult, ...] = ()
     launch_gaps: tuple[LaunchGap, ...] = ()
+    comparisons: tuple[CudaComparison, ...] = ()  # with session.run as installed
     failed: tuple[str, ...] = ()  # cells that could not run, with the runtime's words
 
 

@@ -4,12 +4,16 @@
 |---|---|---|
 | single_stream | when the last is done | 90th percentile of latency |
 | multi_stream | when the last is done, N samples each | 99th percentile of a query's latency |
-| offline | all at the start | samples per second |
+| offline | all at the start | samples per second, of several repeats |
 | server | at random times (Poisson), through concurrent sessions | 99th percentile under a bound |
+
+Throughput counts the time in which samples were worked on, never the load generator's own start.
 """
 
 from __future__ import annotations
 
+import os
+import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
@@ -19,9 +23,11 @@ from optim.contract import Feeds
 from optim.errors import FairleadError, UserError
 from pipeline.bench.child import Child
 from pipeline.bench.contender import Contender
+from pipeline.bench.grade import Seen, grade
+from pipeline.bench.host import Snapshot, host, snapshot
 from pipeline.bench.load import START_S, poisson_arrivals
-from pipeline.bench.records import Percentile, ScenarioRecord
-from pipeline.bench.stats import Floats, Quantile, quantile
+from pipeline.bench.records import Grade, Percentile, ScenarioRecord
+from pipeline.bench.stats import Floats, Quantile, is_settled, median, quantile
 from pipeline.config import ScenarioConfig, ScenarioName
 from pipeline.sources.contract import Progress, no_progress
 
@@ -36,6 +42,9 @@ GENERATOR_PER_S: Final = (
     2000.0  # arrivals nearer than half a millisecond measure the generator, not the server
 )
 KEPT_UP: Final = 0.95  # of the offered rate; below this the queue grows without end
+OFFLINE_REPEATS: Final = 7  # the median of six or more has an interval
+WARM_UP_WINDOW_S: Final = 0.05
+WARM_UP_LIMIT_S: Final = 10.0
 
 
 def run_scenario(
@@ -49,12 +58,69 @@ def run_scenario(
     """
     if scenario.name == "server" and scenario.rate_per_s is None:
         raise UserError("a server needs a rate of arrivals", where=contender.name, expected="rate_per_s")
+    if scenario.name == "single_stream":  # one query at a time: a second session would idle
+        scenario = scenario.model_copy(update={"sessions": 1})
+    settings = scenario.model_dump(mode="json")
+    repeats = OFFLINE_REPEATS if scenario.name == "offline" else 1
     with Child(contender) as child:
         child.open()
         child.set_feeds(feeds)
-        child.run(5)
-        latencies_ns, wall_ns = child.scenario(scenario.model_dump(mode="json"))
-    return judge_scenario(contender, scenario, latencies_ns.astype(np.float64) / 1e6, wall_ns / 1e9, batch)
+        settled = _warm_up(child)
+        before, cpu_s = snapshot(), child.usage().cpu_s
+        begin = time.perf_counter()
+        parts = [child.scenario(settings) for _ in range(repeats)]
+        elapsed_s = time.perf_counter() - begin
+        cpu_share = (child.usage().cpu_s - cpu_s) / elapsed_s
+        after, pid = snapshot(), child.pid
+    latencies_ms = np.concatenate([latencies for latencies, _wall in parts]).astype(np.float64) / 1e6
+    found = judge_scenario(contender, scenario, latencies_ms, sum(wall for _, wall in parts) / 1e9, batch)
+    trust = _grade(contender, found, settled=settled, cpu_share=cpu_share, seen=(before, after), pid=pid)
+    return found.model_copy(update={"grade": trust})
+
+
+def _warm_up(child: Child) -> bool:
+    """Run until latency has settled; False where the time for that is over before."""
+    medians: list[float] = []
+    runs, end = 1, time.monotonic() + WARM_UP_LIMIT_S
+    while time.monotonic() < end:
+        window = child.run(runs).astype(np.float64) / 1e9
+        middle = float(np.median(window))
+        if window.sum() < WARM_UP_WINDOW_S / 2 and runs < 1000:
+            runs = min(1000, max(2 * runs, int(WARM_UP_WINDOW_S / max(middle, 1e-7))))
+            continue  # too short to judge by
+        medians.append(middle)
+        if is_settled(medians):
+            return True
+    return False
+
+
+def _grade(
+    contender: Contender,
+    found: ScenarioRecord,
+    *,
+    settled: bool,
+    cpu_share: float,
+    seen: tuple[Snapshot, Snapshot],
+    pid: int,
+) -> Grade:
+    """As of every measurement; all sessions' threads together must fit the machine."""
+    load = found.scenario
+    sessions = min(load.sessions, load.streams) if load.name == "multi_stream" else load.sessions
+    middle = found.median.interval_ms
+    width = None if middle is None else (middle[1] - middle[0]) / 2 / (found.median.value_ms or middle[1])
+    return grade(
+        Seen(
+            samples=load.queries * (found.queries if load.name == "offline" else 1),
+            settled=settled,
+            relative_half_width=width,
+            threads=contender.threads * sessions,
+            cpu_share=cpu_share,
+            allow_spinning=contender.allow_spinning and contender.threads > 1,
+        ),
+        host(),
+        *seen,
+        own=(os.getpid(), pid),
+    )
 
 
 def run_scenarios(
@@ -94,12 +160,16 @@ def run_scenarios(
 
 
 def fitted(load: ScenarioConfig, latency_ms: float, most_seconds: float) -> ScenarioConfig:
-    """The scenario with its open values set for a model of this latency."""
+    """The scenario with its open values set for a model of this latency.
+
+    ``queries`` of the offline scenario are those of one of its repeats.
+    """
     one_query_ms = latency_ms * (load.streams if load.name == "multi_stream" else 1)
     capacity_per_s = load.sessions * 1e3 / latency_ms
     rate = load.rate_per_s or min(0.5 * capacity_per_s, GENERATOR_PER_S)
     per_s = min(rate, capacity_per_s) if load.name == "server" else load.sessions * 1e3 / one_query_ms
-    most = max(LEAST_QUERIES, int(most_seconds * per_s))
+    repeats = OFFLINE_REPEATS if load.name == "offline" else 1
+    most = max(-(-LEAST_QUERIES // repeats), int(most_seconds * per_s / repeats))
     return load.model_copy(update={"rate_per_s": rate, "queries": min(load.queries, most)})
 
 
@@ -119,14 +189,18 @@ def _with_highest_rate(
 def judge_scenario(
     contender: Contender, scenario: ScenarioConfig, latencies_ms: Floats, wall_s: float, batch: int
 ) -> ScenarioRecord:
-    """Figures and validity of a scenario from its timings; ``latencies_ms`` [queries] in order of arrival."""
+    """Figures and validity of a scenario from its timings.
+
+    Args:
+        contender: what ran.
+        scenario: with nothing left open.
+        latencies_ms: [queries] in order of arrival; for offline [repeats], each of the whole.
+        wall_s: from the generator's start to the last answer, of all repeats.
+        batch: examples in one sample.
+    """
     tail = quantile(latencies_ms, FIGURE[scenario.name])
-    samples = len(latencies_ms) * batch
-    if scenario.name == "multi_stream":
-        samples *= scenario.streams
-    if scenario.name == "offline":
-        samples = scenario.queries * batch
     reasons = _invalid(scenario, tail, latencies_ms, wall_s)
+    rate, rates = _throughput(scenario, latencies_ms, wall_s, batch)
     return ScenarioRecord(
         contender=contender.name,
         device=contender.device,
@@ -135,11 +209,28 @@ def judge_scenario(
         queries=len(latencies_ms),
         median=_percentile(quantile(latencies_ms, 0.5)),
         tail=_percentile(tail),
-        throughput_per_s=samples / wall_s,
+        throughput_per_s=rate,
+        throughput_interval_per_s=rates,
         raw_ms=tuple(round(float(v), 6) for v in latencies_ms),
         valid=not reasons,
         reasons=reasons,
     )
+
+
+def _throughput(
+    scenario: ScenarioConfig, latencies_ms: Floats, wall_s: float, batch: int
+) -> tuple[float, tuple[float, float] | None]:
+    """Examples per second, and for offline the interval of its repeats' median."""
+    if scenario.name == "offline":
+        middle, done = median(latencies_ms), scenario.queries * batch * 1e3
+        value = middle.value if middle.value is not None else float(np.median(latencies_ms))
+        interval = middle.interval
+        return done / value, None if interval is None else (done / interval[1], done / interval[0])
+    if scenario.name == "server":
+        return len(latencies_ms) * batch / (wall_s - START_S), None
+    # One query after the other: what lies between two of them is the generator's.
+    size = batch * (scenario.streams if scenario.name == "multi_stream" else 1)
+    return len(latencies_ms) * size * 1e3 / float(latencies_ms.sum()), None
 
 
 def highest_rate(
@@ -168,14 +259,17 @@ def _invalid(
     reasons = []
     if tail.value is None:
         reasons.append(
-            f"{tail.samples} queries do not support percentile {tail.p:.0%}; {tail.samples_needed} do"
+            f"{tail.samples} queries do not support percentile {100 * tail.p:g}: "
+            f"{tail.samples_needed - tail.samples} more are needed"
         )
     if scenario.name == "server":
         offered = scenario.rate_per_s or 1.0
         last_due_s = float(poisson_arrivals(offered, len(latencies_ms), scenario.seed)[-1])
         last_s = wall_s - START_S - float(latencies_ms[-1]) / 1e3
         if last_s > last_due_s / KEPT_UP:
-            reasons.append(f"{len(latencies_ms) / wall_s:.3g} queries a second done of {offered:.3g} offered")
+            reasons.append(
+                f"{len(latencies_ms) / wall_s:,.4g} queries a second done of {offered:,.4g} offered"
+            )
         if scenario.bound_ms is not None and tail.value is not None and tail.value > scenario.bound_ms:
             reasons.append(
                 f"99th percentile {tail.value:.3g} ms is over the bound of {scenario.bound_ms:.3g} ms"

@@ -84,7 +84,9 @@ def benchmark(
     runtimes: dict[str, str] = {}
     probes_ms: list[float] = []
     progress("starting the contenders' processes", 0.0)
-    with Field(contenders, counts, memory_mib=int(free_mib)) as field:
+    # CUDA maps host memory of its own; a bound meant for arrays would end the process.
+    bound_mib = 0 if any(c.device == "cuda" for c in contenders) else int(free_mib)
+    with Field(contenders, counts, memory_mib=bound_mib) as field:
         skipped = [f"{name}: {error}" for name, error in field.refused.items()]
         if not field.children:
             raise next(iter(field.refused.values()), UserError("there is nothing to measure"))
@@ -134,10 +136,11 @@ def _comparisons(timed: AllTimed, batch: int) -> list[BenchComparison]:
     groups = _groups(timed)
     names = list(groups)
     a_a = calibration(groups)
+    measured = [group[0].contender for group in timed.values()]
     found = []
     for i, a in enumerate(names):
         for b in names[i + 1 :]:
-            if not _comparable(timed[a][0].contender, timed[b][0].contender):
+            if not comparable(timed[a][0].contender, timed[b][0].contender, measured):
                 continue
             ratio = compare_groups(groups, a, b)
             found.append(
@@ -156,9 +159,15 @@ def _comparisons(timed: AllTimed, batch: int) -> list[BenchComparison]:
     return found
 
 
-def _comparable(a: Contender, b: Contender) -> bool:
-    """In a sweep over threads: different models at the same number of threads, or one model at two."""
-    return a.threads == b.threads or a.model == b.model
+def comparable(a: Contender, b: Contender, measured: Sequence[Contender]) -> bool:
+    """In a sweep over threads: different models at the same number of threads, or one model at two.
+
+    Where no sweep has such a pair, as with bundles that bring their own settings, as they are.
+    """
+    if a.threads == b.threads or a.model == b.model:
+        return True
+    counts = {(c.model, c.threads) for c in measured}
+    return (a.model, b.threads) not in counts and (b.model, a.threads) not in counts
 
 
 def _results(

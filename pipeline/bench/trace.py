@@ -19,6 +19,7 @@ import numpy as np
 from optim.contract import Feeds
 from optim.errors import MissingRuntimeError, UnsupportedModelError
 from pipeline.bench.contender import Contender
+from pipeline.bench.cuda_libraries import preload
 from pipeline.bench.worker import thread_environment
 
 WARMUP_RUNS: Final = 3
@@ -155,6 +156,8 @@ def _run(request: Mapping[str, Any]) -> None:
         sys.exit(MissingRuntimeError.exit_code)
     from targets.reference import LEVELS
 
+    if any("CUDA" in name for name in request["providers"]):
+        preload(ort)
     folder = Path(request["folder"])
     options = ort.SessionOptions()
     options.graph_optimization_level = getattr(ort.GraphOptimizationLevel, LEVELS[request["optimization"]])

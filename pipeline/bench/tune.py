@@ -1,11 +1,12 @@
 """Find the fastest settings for a model on this machine, by successive elimination, under parity.
 
-Candidates run against each other in short stages, in heats small enough for the machine, in fresh processes
-each time. After a heat, a candidate whose ratio to the heat's leader is shown to be above 1 drops out (the
-confidence is shared out over all such decisions: Bonferroni), and those left are measured longer. It ends
-when one is left of each runtime, when the rest cannot be told apart at the precision asked for, or when the
-next heat and the last comparison would not both fit into the budget, judged by what heats took so far. A
-candidate that breaks parity never starts.
+What is far behind by its graph alone and its threads alone is not raced (``scout``). The others run against
+each other in short stages, in heats small enough for the machine, in fresh processes each time. After a
+heat, a candidate whose ratio to the heat's leader is shown to be above 1 drops out (the confidence is shared
+out over all such decisions: Bonferroni), and those left are measured longer. It ends when one is left of each
+runtime, when the rest cannot be told apart at the precision asked for, or when the next heat and the last
+comparison would not both fit into the budget, judged by what heats took so far. A candidate that breaks
+parity never starts.
 
 Runtimes race apart, since each has a bundle of its own to go into; the best of each then meet the default.
 """
@@ -15,10 +16,9 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Final, Literal, TypeAlias
+from typing import Final, TypeAlias
 
 import numpy as np
 import psutil
@@ -27,9 +27,19 @@ from optim.contract import Feeds
 from optim.errors import GateNotMetError, UserError
 from pipeline.bench.contender import Contender
 from pipeline.bench.host import host
-from pipeline.bench.measure import MEMORY_SHARE, Field, Schedule, process_mib, usable_cpus
+from pipeline.bench.measure import MEMORY_SHARE, Field, Schedule, process_mib
+from pipeline.bench.race_cost import affordable_seconds, timing_s
 from pipeline.bench.race_state import RaceState, keep, race_key, resume
 from pipeline.bench.records import Dropped, Raced, TunedChoice, TuneRecord
+from pipeline.bench.scout import (
+    FAR,
+    Numerics,
+    expected,
+    numerics,
+    quickest_graphs,
+    runtime_of,
+    with_most_threads,
+)
 from pipeline.bench.stats import (
     VERDICT_CONFIDENCE,
     Groups,
@@ -48,12 +58,10 @@ STAGE_PROCESSES: Final = (1, 2, 2, 4)
 FINAL_PROCESSES: Final = 4
 LEAST_FINAL_PROCESSES: Final = 2  # with one, nothing would be known of what differs between processes
 FINAL_S: Final = (0.2, 3.0)  # measured per candidate in the last comparison, at least and at most
-WALL_PER_MEASURED: Final = 2.5  # seconds on the clock for each that counts: a run to settle comes before each
+SCOUT_ROUNDS: Final = 3
+BINDING_COUNTS_BELOW_MS: Final = 20.0  # a longer run gains nothing that shows from buffers bound once
 MOST_PROCESSES: Final = 12  # alive at a time
 FAMILY_CONFIDENCE: Final = 0.95  # that no elimination in the whole race was wrong
-PARITY_AT_ONCE: Final = 4
-HOPELESS: Final = 3.0  # times the runtime's quickest, in the few calls of the parity check
-RUNTIMES: Final[Mapping[str, Literal["onnxruntime", "openvino"]]] = {"openvino": "openvino"}
 
 
 @dataclass(frozen=True)
@@ -112,6 +120,8 @@ def tune(
         race=race,
         measure=measure or _measure_in_processes(feeds),
         parity=parity,
+        refine=refine,
+        default=candidates[0],
         by_name={c.name: c for c in candidates},
         state=state,
         begin=time.monotonic() - state.spent_s - race.spent_s,
@@ -120,8 +130,10 @@ def tune(
     )
     if not state.started:
         course.check_parity()
+    if not state.scouted:
+        course.scout()
     course.run()
-    record = _conclude(course, candidates[0], refine)
+    record = _conclude(course)
     if race.state is not None:
         race.state.unlink(missing_ok=True)
     return record
@@ -134,6 +146,8 @@ class _Course:
     race: Race
     measure: Measure
     parity: Parity
+    refine: Refine
+    default: Contender
     by_name: dict[str, Contender]
     state: RaceState
     begin: float
@@ -144,23 +158,42 @@ class _Course:
     def check_parity(self) -> None:
         """Drop what is not the same model. Threads and buffers do not decide that; graph and kernels do."""
         state = self.state
-        first = {_numerics(one): one for one in reversed(self.by_name.values())}
-        self.progress(f"parity of {len(first)} combinations of graph and kernels", 0.0)
-        with ThreadPoolExecutor(min(PARITY_AT_ONCE, len(usable_cpus()) or 1)) as pool:
-            known = dict(zip(first, pool.map(self.parity, first.values()), strict=True))
-        quickest = _quickest(known)
+        known: dict[Numerics, Sameness] = {}
+        for key, one in with_most_threads(list(self.by_name.values())).items():
+            self.progress(f"parity of {one.name}", 0.0)
+            known[key] = self.parity(one)
         for name in list(state.alive):
-            one = self.by_name[name]
-            found = known[_numerics(one)]
+            found = known[numerics(self.by_name[name])]
             state.errors[name] = found.error
+            state.graph_ms[name] = found.least_ms
             if found.reason:
                 self._drop(name, 0, f"parity: {found.reason}")
-            elif (found.least_ms or 0.0) > HOPELESS * quickest.get(_runtime(one), math.inf):
-                self._drop(name, 1, f"its graph and kernels take {HOPELESS:g} times the quickest or longer")
         if not state.alive:
             lost = "; ".join(f"{d.name}: {d.reason}" for d in state.dropped)
             raise GateNotMetError("no candidate is the same model", where=lost)
         state.started = True
+        self._keep()
+
+    def scout(self) -> None:
+        """Race the quickest graph with all settings of threads; drop what is far behind by both."""
+        state = self.state
+        alive = [self.by_name[name] for name in state.alive]
+        graph_ms = {numerics(c): ms for c in alive if (ms := state.graph_ms.get(c.name)) is not None}
+        for heat in quickest_graphs(alive, graph_ms):
+            self.progress(f"threads: {len(heat)} candidates", 0.0)
+            few = replace(
+                self._stage_schedule(),
+                min_samples=SCOUT_ROUNDS,
+                min_rounds=SCOUT_ROUNDS,
+                least_rounds=SCOUT_ROUNDS,
+            )
+            self.timed([self.by_name[name] for name in heat], 1, few.lasting(0.0))
+        for name, ratio in expected(alive, graph_ms, state.levels).items():
+            if ratio > FAR and name in state.alive:
+                self._drop(
+                    name, 1, f"expected to take {ratio:.1f} times the best, by its graph and its threads"
+                )
+        state.scouted = True
         self._keep()
 
     def run(self) -> None:
@@ -178,7 +211,7 @@ class _Course:
             done = (state.stage + 1 / (1 + len(state.queue))) / len(STAGE_S)
             self.progress(f"stage {state.stage + 1}: {len(state.alive)} candidates", done)
             if self._run_heat(heat):
-                state.settled.append(_runtime(self.by_name[heat[0]]))
+                state.settled.append(runtime_of(self.by_name[heat[0]]))
             state.queue.pop(0)
             if not state.queue:
                 state.stage += 1
@@ -190,17 +223,8 @@ class _Course:
         """The fastest left of each runtime; those never measured come last."""
         found: dict[str, str] = {}
         for name in sorted(self.state.alive, key=lambda n: self.state.levels.get(n, math.inf)):
-            found.setdefault(_runtime(self.by_name[name]), name)
+            found.setdefault(runtime_of(self.by_name[name]), name)
         return list(found.values())
-
-    def variants(self, refine: Refine) -> dict[str, list[Contender]]:
-        """The leaders, and small variants of each that have not been measured."""
-        found = {}
-        for leader in self.leaders():
-            found[leader] = [one for one in refine(self.by_name[leader]) if one.name not in self.by_name]
-            self.by_name |= {one.name: one for one in found[leader]}
-            self.state.errors |= {one.name: self.state.errors.get(leader) for one in found[leader]}
-        return found
 
     def better_of(self, leader: str, variants: Sequence[Contender], groups: Groups) -> Contender:
         """The leader, or the variant of it that is shown to be faster."""
@@ -209,7 +233,6 @@ class _Course:
             if one.name not in groups or leader not in groups:
                 self._note(one.name, "could not be opened or run")
                 continue
-            self.state.levels[one.name] = _level(groups[one.name])
             ratio = compare_groups(groups, best, one.name)
             if ratio.high < 1:
                 best = one.name
@@ -220,8 +243,8 @@ class _Course:
     def _heats(self) -> list[list[str]]:
         """The candidates of each unsettled runtime in heats of a size that the machine bears."""
         heats: list[list[str]] = []
-        for runtime in dict.fromkeys(_runtime(self.by_name[n]) for n in self.state.alive):
-            own = [n for n in self.state.alive if _runtime(self.by_name[n]) == runtime]
+        for runtime in dict.fromkeys(runtime_of(self.by_name[n]) for n in self.state.alive):
+            own = [n for n in self.state.alive if runtime_of(self.by_name[n]) == runtime]
             if len(own) < 2 or runtime in self.state.settled:
                 continue
             count = math.ceil(len(own) / most_in_heat([self.by_name[n] for n in own], self._processes()))
@@ -231,23 +254,19 @@ class _Course:
         return heats
 
     def _heat_is_all(self, heat: Sequence[str]) -> bool:
-        runtime = _runtime(self.by_name[heat[0]])
-        return set(heat) == {n for n in self.state.alive if _runtime(self.by_name[n]) == runtime}
+        runtime = runtime_of(self.by_name[heat[0]])
+        return set(heat) == {n for n in self.state.alive if runtime_of(self.by_name[n]) == runtime}
 
     def _run_heat(self, heat: Sequence[str]) -> bool:
         """One heat; changes the state. True when it was all of its runtime and the rest are equally good."""
         state, stage = self.state, self.state.stage
         whole = self._heat_is_all(heat)
+        schedule = self._stage_schedule()
         confidence = 1 - (1 - FAMILY_CONFIDENCE) / self.decisions
-        members = [self.by_name[n] for n in heat]
-        schedule = _schedule(STAGE_S[stage], confidence, self.race.seed + stage)
-        groups = self.timed(members, self._processes(), schedule)
-        for name in [n for n in heat if n not in groups]:
-            self._drop(name, stage + 1, "could not be opened or run")
+        groups = self.timed([self.by_name[n] for n in heat], self._processes(), schedule)
         there = [n for n in heat if n in groups]
         if not there:
             return False
-        state.levels |= {n: _level(groups[n]) for n in there}
         state.raced |= dict.fromkeys(there, stage + 1)
         leader = min(there, key=lambda n: state.levels[n])
         ratios = {n: compare_groups(groups, leader, n, confidence=confidence) for n in there if n != leader}
@@ -259,12 +278,18 @@ class _Course:
         return whole and all(r.high < near and r.half_width < self.race.precision for r in left)
 
     def timed(self, members: Sequence[Contender], processes: int, schedule: Schedule) -> Groups:
-        """Measure, and learn what a process costs beside the time that is measured."""
+        """Measure, and learn what a process costs beside its rounds."""
         begin = time.monotonic()
         groups = self.measure(members, processes, schedule)
-        measured = WALL_PER_MEASURED * schedule.min_duration_s * len(members)
-        self.state.overhead_s += max(time.monotonic() - begin - measured, 0.0)
-        self.state.processes += processes * len(members)
+        elapsed = time.monotonic() - begin
+        state = self.state
+        for one in members:
+            if one.name in groups:
+                state.levels[one.name] = _level(groups[one.name])
+            else:
+                self._drop_if_there(one.name, "could not be opened or run")
+        state.overhead_s += max(elapsed - timing_s(self._latencies(members), processes, schedule), 0.0)
+        state.processes += processes * len(members)
         return groups
 
     def seconds(self) -> float:
@@ -275,19 +300,60 @@ class _Course:
         """Seconds of the budget that are left."""
         return self.race.budget_s - self.seconds()
 
-    def cost(self, candidates: int, processes: int, seconds: float) -> float:
+    def cost(self, members: Sequence[Contender], processes: int, schedule: Schedule) -> float:
         """Seconds that a measurement will take, going by those before."""
-        each = self.state.overhead_s / self.state.processes if self.state.processes else 0.0
-        return candidates * (processes * each + WALL_PER_MEASURED * seconds)
+        state = self.state
+        each = state.overhead_s / state.processes if state.processes else 0.0
+        return processes * len(members) * each + timing_s(self._latencies(members), processes, schedule)
+
+    def final_size(self, members: Sequence[Contender]) -> tuple[int, Schedule]:
+        """How many processes and how long the last comparison can have in the time left."""
+        schedule = _schedule(FINAL_S[0], VERDICT_CONFIDENCE, self.race.seed + 1000)
+        left = self.left()
+        processes = FINAL_PROCESSES
+        while processes > LEAST_FINAL_PROCESSES and self.cost(members, processes, schedule) > left:
+            processes -= 1
+        latencies = self._latencies(members)
+        free = left - self.cost(members, processes, schedule) + timing_s(latencies, processes, schedule)
+        return processes, schedule.lasting(affordable_seconds(latencies, processes, schedule, FINAL_S, free))
+
+    def finalists(self) -> dict[str, list[Contender]]:
+        """The leaders, and small variants of each that have not been measured."""
+        found = {}
+        for leader in self.leaders():
+            worth_it = self.state.levels.get(leader, 0.0) < BINDING_COUNTS_BELOW_MS
+            variants = self.refine(self.by_name[leader]) if worth_it else ()
+            found[leader] = [one for one in variants if one.name not in self.by_name]
+        return found
+
+    def _latencies(self, members: Sequence[Contender]) -> list[float]:
+        """Seconds, as last measured, or of the same graph with the most threads, or of the slowest known."""
+        state = self.state
+        known = [*state.levels.values(), *(ms for ms in state.graph_ms.values() if ms is not None)]
+        guess = max(known, default=0.0)
+        return [
+            (state.levels.get(one.name) or state.graph_ms.get(one.name) or guess) / 1e3 for one in members
+        ]
 
     def _affords(self, heat: Sequence[str]) -> bool:
         """Whether the heat can be run, and after it the last comparison."""
-        runtimes = {_runtime(self.by_name[n]) for n in self.state.alive}
-        last = self.cost(1 + 2 * len(runtimes), LEAST_FINAL_PROCESSES, FINAL_S[0])
-        return self.cost(len(heat), self._processes(), STAGE_S[self.state.stage]) + last < self.left()
+        last = [self.by_name[n] for n in self.finalists()]
+        last += [one for own in self.finalists().values() for one in own]
+        last.append(self.default)
+        final = self.cost(last, LEAST_FINAL_PROCESSES, _schedule(FINAL_S[0], VERDICT_CONFIDENCE, 0))
+        members = [self.by_name[n] for n in heat]
+        return self.cost(members, self._processes(), self._stage_schedule()) + final < self.left()
+
+    def _stage_schedule(self) -> Schedule:
+        confidence = 1 - (1 - FAMILY_CONFIDENCE) / self.decisions
+        return _schedule(STAGE_S[self.state.stage], confidence, self.race.seed + self.state.stage)
 
     def _processes(self) -> int:
         return STAGE_PROCESSES[self.state.stage]
+
+    def _drop_if_there(self, name: str, reason: str) -> None:
+        if name in self.state.alive:
+            self._drop(name, self.state.stage + 1, reason)
 
     def _drop(self, name: str, stage: int, reason: str, ratio: Ratio | None = None) -> None:
         self.state.alive.remove(name)
@@ -310,18 +376,20 @@ class _Course:
             keep(self.race.state, self.state)
 
 
-def _conclude(course: _Course, default: Contender, refine: Refine) -> TuneRecord:
+def _conclude(course: _Course) -> TuneRecord:
     """The best and their variants against the default in fresh processes: the race's figures flatter its
     winner."""
-    race, state = course.race, course.state
-    variants = course.variants(refine)
+    race, state, default = course.race, course.state, course.default
+    variants = course.finalists()
+    for leader, own in variants.items():
+        course.by_name |= {one.name: one for one in own}
+        state.errors |= {one.name: state.errors.get(leader) for one in own}
+        state.levels |= {one.name: state.levels[leader] for one in own if leader in state.levels}
     field_ = {
         one.name: one for leader, own in variants.items() for one in (default, course.by_name[leader], *own)
     }
-    processes, seconds = _final_size(course, len(field_))
     course.progress("the best against the default", 0.95)
-    schedule = _schedule(seconds, VERDICT_CONFIDENCE, race.seed + 1000)
-    groups = course.measure(list(field_.values()), processes, schedule)
+    groups = course.timed(list(field_.values()), *course.final_size(list(field_.values())))
     if default.name not in groups:
         raise UserError("the default settings could not be run", where=default.name)
     same_model = default.name not in {d.name for d in state.dropped if d.stage == 0}
@@ -329,15 +397,14 @@ def _conclude(course: _Course, default: Contender, refine: Refine) -> TuneRecord
     choices: dict[str, TunedChoice] = {}
     for one in finalists:
         if one.name not in groups:
-            course._note(one.name, "could not be opened or run")
             continue
         choice = _choice(course, default, one, groups)
         if one != default and one.kind == default.kind and choice.verdict != "faster" and same_model:
             course._note(one.name, "no faster than the default in fresh processes")
             choice = _choice(course, default, default, groups)
         choices[choice.runtime] = choice
-    if _runtime(default) not in choices and same_model:
-        choices[_runtime(default)] = _choice(course, default, default, groups)
+    if runtime_of(default) not in choices and same_model:
+        choices[runtime_of(default)] = _choice(course, default, default, groups)
     winner = min(choices.values(), key=lambda c: (c.verdict != "faster", c.latency_ms))
     chosen = {c.contender.name for c in choices.values()}
     return TuneRecord(
@@ -362,17 +429,6 @@ def _conclude(course: _Course, default: Contender, refine: Refine) -> TuneRecord
         out_of_time=course.out_of_time,
         host=host().fingerprint,
     )
-
-
-def _final_size(course: _Course, candidates: int) -> tuple[int, float]:
-    """Processes and measured seconds of each candidate in the last comparison: what the time left allows."""
-    least, most = FINAL_S
-    left = course.left()
-    processes = FINAL_PROCESSES
-    while processes > LEAST_FINAL_PROCESSES and course.cost(candidates, processes, least) > left:
-        processes -= 1
-    rest = (left - course.cost(candidates, processes, 0.0)) / (WALL_PER_MEASURED * candidates)
-    return processes, min(max(rest, least), most)
 
 
 def _schedule(seconds: float, confidence: float, seed: int) -> Schedule:
@@ -407,7 +463,7 @@ def _choice(course: _Course, default: Contender, one: Contender, groups: Groups)
     same = one.name == default.name
     ratio = Ratio(1.0, 1.0, 1.0, 1.0, 0) if same else compare_groups(groups, default.name, one.name)
     return TunedChoice(
-        runtime=_runtime(one),
+        runtime=runtime_of(one),
         contender=one,
         recipe=course.race.recipes.get(one.model, ""),
         latency_ms=value,
@@ -416,28 +472,6 @@ def _choice(course: _Course, default: Contender, one: Contender, groups: Groups)
         ratio_interval=(ratio.low, ratio.high),
         verdict="no_difference_shown" if same else judge(ratio),
     )
-
-
-Numerics: TypeAlias = tuple[str, str, str]
-
-
-def _numerics(one: Contender) -> Numerics:
-    """What decides the numbers that come out: the runtime, the graph and the kernels."""
-    return one.kind, one.model, one.optimization
-
-
-def _quickest(known: Mapping[Numerics, Sameness]) -> dict[str, float]:
-    """Milliseconds of each runtime's quickest call among those that are the same model."""
-    found: dict[str, float] = {}
-    for (kind, *_), sameness in known.items():
-        if not sameness.reason and sameness.least_ms is not None:
-            runtime = RUNTIMES.get(kind, "onnxruntime")
-            found[runtime] = min(found.get(runtime, math.inf), sameness.least_ms)
-    return found
-
-
-def _runtime(one: Contender) -> Literal["onnxruntime", "openvino"]:
-    return RUNTIMES.get(one.kind, "onnxruntime")
 
 
 def _level(processes: Sequence[Sequence[np.ndarray]]) -> float:

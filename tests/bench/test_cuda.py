@@ -4,7 +4,7 @@ here.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 
 from optim.contract import Feeds
-from optim.errors import MissingRuntimeError, UnsupportedModelError, UserError
+from optim.errors import UnsupportedModelError, UserError
+from pipeline.bench import cuda_libraries
 from pipeline.bench.cuda import (
     CudaRecord,
     CudaSettings,
@@ -22,9 +23,17 @@ from pipeline.bench.cuda import (
     measure_matrix,
     provider_options,
 )
-from pipeline.bench.cuda_child import measure_in_children
-from pipeline.bench.cuda_device import TF32_OVERRIDE, GpuModel, _providers, find_device, require_tf32
+from pipeline.bench.cuda_child import joined, measure_in_children
+from pipeline.bench.cuda_device import (
+    find_device,
+)
+from pipeline.bench.cuda_models import measure_models
+from pipeline.bench.cuda_precision import as_half, half
+from pipeline.bench.nvml import GpuCondition
+from pipeline.bench.sampling import LEAST_SAMPLES, collect, settle
+from tests.bench.models import chain, feeds
 
+GOOD_GPU = GpuCondition(sm_mhz=1980, held_back=(), others=0)
 FEEDS = {"x": np.zeros((1, 1000), np.float32)}  # 4000 bytes
 
 
@@ -35,13 +44,17 @@ class FakeModel:
     session_creation_ms: float = 50.0
     first_run_ms: float = 9.0
     closed: bool = False
+    slowness: float = 1.0
 
     def timed_run(self, which: int) -> tuple[float, float]:
         self.device.done.append(which)
-        gpu = 0.4 if self.settings.graph else 1.0
+        self.slowness *= self.device.drift
+        gpu = (0.4 if self.settings.graph else 1.0) * self.slowness
         return gpu, gpu + 0.1
 
     def plain_run(self, which: int) -> float:
+        if self.device.no_memory:
+            raise RuntimeError("Error in execution\n  CUDA failure 2: out of memory\n")
         self.device.done.append(which)
         return 2.0
 
@@ -56,6 +69,12 @@ class FakeModel:
     def copy_out(self) -> float:
         return 0.05
 
+    def end_to_end(self, which: int, *, pinned: bool) -> float:
+        return 1.25 if pinned else 1.75
+
+    def outputs(self, which: int) -> dict[str, np.ndarray]:
+        return {"y": np.array([1.0, 2.0, 3.0 + (self.settings.layout == "NHWC") * self.device.nhwc_error])}
+
     def close(self) -> None:
         self.closed = True
 
@@ -66,6 +85,12 @@ class FakeDevice:
     l2_bytes: int = 10_000
     counter: bool = True
     refuses_nhwc: bool = False
+    nhwc_error: float = 0.0
+    no_memory: bool = False
+    has_tensorrt: bool = False
+    why_unwatched: str = ""
+    drift: float = 1.0  # of a run's time, from each to the next
+    conditions: list[GpuCondition | None] = field(default_factory=lambda: [GOOD_GPU])
     done: list[int] = field(default_factory=list)
     opened: list[FakeModel] = field(default_factory=list)
     now: float = 0.0
@@ -85,6 +110,9 @@ class FakeDevice:
 
     def energy_mj(self) -> int | None:
         return self.spent if self.counter else None
+
+    def condition(self) -> GpuCondition | None:
+        return self.conditions.pop(0) if len(self.conditions) > 1 else self.conditions[0]
 
     def clock_s(self) -> float:
         return self.now
@@ -111,8 +139,11 @@ def test_every_part_is_reported_separately_and_the_launch_gap_follows() -> None:
     assert eager.gpu is not None
     assert eager.gpu.median_ms == 1.0
     assert eager.host.median_ms == pytest.approx(1.1)
-    assert eager.end_to_end_pageable_ms == pytest.approx(0.5 + 1.1 + 0.05)
-    assert eager.end_to_end_pinned_ms == pytest.approx(0.2 + 1.1 + 0.05)
+    assert eager.end_to_end_pageable_ms == 1.75  # measured as a whole, not put together
+    assert eager.end_to_end_pinned_ms == 1.25
+    assert eager.host_to_device_pageable is not None
+    assert eager.host_to_device_pageable.median_ms == 0.5
+    assert eager.gpu.raw_ms == (1.0,) * 20  # every sample is kept
     assert eager.energy_mj == pytest.approx(30)
     assert eager.device_memory_mib == 100
     plain = next(r for r in record.results if not r.settings.bound)
@@ -128,7 +159,151 @@ def test_input_sets_rotate_beyond_the_cache() -> None:
     device = FakeDevice()
     record = measure_matrix(device, "m.onnx", {1: FEEDS}, [CudaSettings()], runs=10)
     assert record.results[0].input_sets == 5  # 5 · 4000 bytes ≥ 2 · 10000
+    assert record.results[0].beyond_l2
     assert set(device.done) == set(range(5))
+
+
+def test_inputs_that_the_cache_holds_in_spite_of_rotation_are_told() -> None:
+    small = measure_matrix(FakeDevice(l2_bytes=10**6), "m.onnx", {1: FEEDS}, [CudaSettings()], runs=120)
+    assert small.results[0].input_sets == 64  # · 4000 bytes < 2 · 10^6
+    assert not small.results[0].beyond_l2
+    assert small.results[0].grade is not None
+    assert small.results[0].grade.reasons == ("all input sets together fit the L2 cache",)
+
+
+def test_a_warm_up_lasts_until_latency_has_settled() -> None:
+    steady = measure_matrix(FakeDevice(), "m.onnx", {1: FEEDS}, [CudaSettings()], runs=120).results[0]
+    assert steady.grade is not None
+    assert (steady.grade.letter, steady.grade.reasons) == ("A", ())
+    runs, settled = settle(lambda k: 10.0 * 0.97 ** min(k, 60), least=6)  # clocks rise for 60 runs
+    assert settled
+    assert runs > 60
+    restless = measure_matrix(FakeDevice(drift=1.02), "m.onnx", {1: FEEDS}, [CudaSettings()], runs=120)
+    assert restless.results[0].grade is not None
+    assert any("had not settled" in reason for reason in restless.results[0].grade.reasons)
+
+
+def test_slow_runs_are_sampled_less_often_and_say_so() -> None:
+    assert len(collect(lambda _k: 1.0, 100)) == 100
+    assert len(collect(lambda _k: 10.0, 100)) == 50  # in half a second
+    assert len(collect(lambda _k: 900.0, 100)) == LEAST_SAMPLES
+
+
+def test_what_the_time_does_not_allow_is_named() -> None:
+    device = FakeDevice()
+    cells = matrix(bound_only=True)
+    record = measure_matrix(device, "m", {1: FEEDS}, cells, runs=10, energy_window_s=6.0, limit_s=15.0)
+    assert len(record.results) == 3  # each takes 6 s of the fake clock
+    assert len(record.failed) == len(cells) - 3
+    assert all("not reached within 15 s" in line for line in record.failed)
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "letter", "word"),
+    [
+        (GOOD_GPU, replace(GOOD_GPU, sm_mhz=1500), "B", "1980 to 1500 MHz"),
+        (GOOD_GPU, replace(GOOD_GPU, held_back=("power limit",)), "B", "power limit"),
+        (GOOD_GPU, replace(GOOD_GPU, held_back=("temperature (hardware)",)), "C", "temperature"),
+        (GOOD_GPU, replace(GOOD_GPU, others=2), "C", "2 other processes"),
+        (GOOD_GPU, replace(GOOD_GPU, others=None), "A", ""),
+        (None, None, "B", "not watched: no pynvml"),
+    ],
+)
+def test_what_disturbs_a_gpu_costs_the_grade(
+    before: GpuCondition | None, after: GpuCondition | None, letter: str, word: str
+) -> None:
+    device = FakeDevice(conditions=[before, after], why_unwatched="no pynvml")
+    (one,) = measure_matrix(device, "m.onnx", {1: FEEDS}, [CudaSettings()], runs=120).results
+    assert one.grade is not None
+    assert one.grade.letter == letter
+    assert len(one.grade.reasons) == (letter != "A")
+    assert word in "".join(one.grade.reasons)
+
+
+def test_a_cell_that_computes_something_else_is_no_result() -> None:
+    answers = {1: {"y": np.array([1.0, 2.0, 3.0])}}
+    cells = [c for c in matrix(bound_only=True) if not c.tf32]
+    wrong = measure_matrix(FakeDevice(nhwc_error=0.1), "m", {1: FEEDS}, cells, runs=12, references=answers)
+    assert {r.settings.layout for r in wrong.results} == {"NCHW"}
+    assert all(r.error == 0 for r in wrong.results)
+    assert len(wrong.failed) == 2
+    assert "not those on the CPU: max|Δ|/range 0.05" in wrong.failed[0]
+    other_batch = measure_matrix(
+        FakeDevice(nhwc_error=0.1), "m", {2: FEEDS}, cells, runs=12, references=answers
+    )
+    assert [r.error for r in other_batch.results] == [None] * 4
+
+
+def test_cells_run_in_a_random_order_that_the_seed_sets() -> None:
+    orders = []
+    for seed in (0, 0, 1):
+        device = FakeDevice()
+        measure_matrix(device, "m", {1: FEEDS, 2: FEEDS}, matrix(bound_only=True), runs=12, seed=seed)
+        orders.append([m.settings for m in device.opened])
+    assert orders[0] == orders[1] != orders[2]
+
+
+def test_cells_are_compared_with_session_run_as_installed() -> None:
+    cells = [c for c in matrix() if c.runtime == "onnxruntime"]
+    record = joined([measure_matrix(FakeDevice(), "m", {1: FEEDS}, cells, runs=20)])
+    found = {(c.settings, c.figure): c for c in record.comparisons}
+    graph = CudaSettings(graph=True)
+    assert found[graph, "inputs on the device"].ratio == pytest.approx(0.5 / 2.0)
+    assert found[graph, "from NumPy arrays"].ratio == pytest.approx(1.25 / 2.0)
+    assert found[graph, "from NumPy arrays"].verdict == "faster"
+    plain = found[CudaSettings(bound=False), "from NumPy arrays"]
+    assert (plain.ratio, plain.verdict, plain.interval) == (1.0, "no_difference_shown", (1.0, 1.0))
+    assert not any(c.settings.stock for c in record.comparisons)
+
+
+@dataclass
+class Asked:
+    """Stands for the children: remembers what they were asked for."""
+
+    calls: list[tuple[str, str, dict[int, Feeds], Any, dict[str, Any]]] = field(default_factory=list)
+
+    def __call__(self, model: str, given: dict[int, Feeds], cells: Any, **options: Any) -> CudaRecord:
+        self.calls.append((model, options["name"], given, cells, options))
+        return measure_matrix(FakeDevice(), model, given, cells[:1], runs=12, name=options["name"])
+
+
+def test_a_model_is_measured_as_it_is_and_in_float16(tmp_path: Path) -> None:
+    pytest.importorskip("onnxruntime")
+    model = str(chain(tmp_path / "m.onnx", layers=2))
+    asked = Asked()
+    record = measure_models(
+        [model], {4: feeds(4), 2: feeds(2)}, tensorrt=True, cpu_fallback=True, measure=asked
+    )
+    (single, halved) = asked.calls
+    assert single[0] == single[1] == halved[1] == model != halved[0]
+    assert {c.precision for c in single[3]} == {"fp32"}
+    assert {c.precision for c in halved[3]} == {"fp16"}
+    assert {c.runtime for c in halved[3]} == {"onnxruntime", "tensorrt", "torch.compile"}
+    assert all(c.cpu_fallback for c in single[3] if c.runtime == "onnxruntime" and not c.stock)
+    assert halved[2][2]["x"].dtype == np.float16
+    assert list(single[4]["references"]) == [2]
+    assert single[4]["references"][2]["y"].shape == (2, 64)
+    assert single[4]["energy_window_s"] >= 5
+    assert {r.model for r in record.results} == {model}
+
+
+def test_a_model_that_comes_in_float16_is_not_called_fp32(tmp_path: Path) -> None:
+    pytest.importorskip("onnxruntime")
+    single, model = chain(tmp_path / "m.onnx", layers=2), tmp_path / "half.onnx"
+    if reason := half(single, model):
+        pytest.skip(reason)
+    asked = Asked()
+    measure_models([str(model)], {1: as_half(feeds())}, tensorrt=False, cpu_fallback=False, measure=asked)
+    ((_model, _name, _feeds, cells, _options),) = asked.calls
+    assert {c.precision for c in cells} == {"fp16"}
+    assert any(c.stock for c in cells)
+
+
+def test_a_machine_without_a_gpu_says_so_plainly(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cuda_libraries, "DEVICE_FILES", ())
+    monkeypatch.setattr(cuda_libraries, "gpus", lambda: ())
+    assert find_device()[0] is None
+    assert find_device()[1].startswith("no NVIDIA GPU on this machine")
 
 
 @pytest.mark.parametrize(("l2", "sets"), [(1000, 2), (4000, 2), (20_000, 10), (10**9, 64)])
@@ -146,7 +321,18 @@ def test_a_cell_that_cannot_run_is_listed_with_its_reason() -> None:
     nothing = measure_matrix(
         FakeDevice(refuses_nhwc=True), "m.onnx", {1: FEEDS}, [CudaSettings(layout="NHWC")], runs=8
     )
-    assert (nothing.status, nothing.reason) == ("not measured", "no cell could run")
+    assert nothing.status == "not measured"
+    assert nothing.reason.startswith("no cell could run; the first: batch 1, fp32, TF32 off, NHWC")
+    assert joined([nothing, nothing]).failed == 2 * nothing.failed
+
+
+def test_what_a_runtime_raises_ends_its_own_cell_only() -> None:
+    cells = [CudaSettings(), CudaSettings(bound=False)]
+    device = FakeDevice(no_memory=True)
+    record = measure_matrix(device, "m.onnx", {1: FEEDS}, cells, runs=10)
+    assert [r.settings for r in record.results] == [CudaSettings()]
+    assert record.failed[0].endswith("RuntimeError: CUDA failure 2: out of memory")
+    assert all(m.closed for m in device.opened)
 
 
 def test_energy_needs_a_window_and_a_counter() -> None:
@@ -155,6 +341,9 @@ def test_energy_needs_a_window_and_a_counter() -> None:
         energy_per_run_mj(0, 10, 10, 1.0)
     with pytest.raises(UserError):
         energy_per_run_mj(10, 0, 10, 6.0)
+    blind = FakeDevice(counter=False, why_unwatched="NVML cannot be asked: no pynvml")
+    note = measure_matrix(blind, "m", {1: FEEDS}, [CudaSettings()], runs=8, energy_window_s=6.0)
+    assert note.results[0].energy_note == "NVML cannot be asked: no pynvml"
     silent = measure_matrix(
         FakeDevice(counter=False), "m", {1: FEEDS}, [CudaSettings()], runs=8, energy_window_s=6.0
     )
@@ -181,18 +370,6 @@ def test_a_graph_needs_bound_buffers() -> None:
     assert any(c.runtime == "tensorrt" for c in matrix(tensorrt=True))
 
 
-def test_figures_of_fp32_are_refused_where_tf32_may_slip_in() -> None:
-    """The CUDA libraries read the override once, so a process is of one kind."""
-    require_tf32(CudaSettings(), {TF32_OVERRIDE: "0"})
-    require_tf32(CudaSettings(tf32=True), {})
-    require_tf32(CudaSettings(precision="fp16"), {})
-    with pytest.raises(UserError, match="must be off"):
-        require_tf32(CudaSettings(), {})
-    for cell in (CudaSettings(tf32=True), CudaSettings(stock=True, bound=False)):
-        with pytest.raises(UserError, match="off for the whole process"):
-            require_tf32(cell, {TF32_OVERRIDE: "0"})
-
-
 def test_children_without_a_gpu_say_not_measured(tmp_path: Path) -> None:
     if find_device()[0] is not None:
         pytest.skip("this machine has a GPU")
@@ -200,139 +377,3 @@ def test_children_without_a_gpu_say_not_measured(tmp_path: Path) -> None:
     assert record.status == "not measured"
     assert record.reason
     assert record.results == ()
-
-
-class Entries:
-    """Session or run options: what was set."""
-
-    log_severity_level = 0
-
-    def __init__(self) -> None:
-        self.entries: dict[str, str] = {}
-
-    def add(self, key: str, value: str) -> None:
-        self.entries[key] = value
-
-    add_session_config_entry = add_run_config_entry = add
-
-
-class FakeOrt:
-    """ONNX Runtime as far as a bound session needs it; the network doubles its input."""
-
-    SessionOptions = RunOptions = Entries
-
-    def __init__(self, memory: dict[int, np.ndarray], provider: str = "CUDAExecutionProvider") -> None:
-        self.memory, self.provider = memory, provider
-        self.sessions: list[FakeSession] = []
-
-    def InferenceSession(self, model: str, options: Entries, providers: list[Any]) -> FakeSession:
-        self.sessions.append(FakeSession(self, options, providers))
-        return self.sessions[-1]
-
-
-class FakeSession:
-    def __init__(self, ort: FakeOrt, options: Entries, providers: list[Any]) -> None:
-        self.ort, self.options, self.providers = ort, options, providers
-        self.runs: list[dict[str, str]] = []
-
-    def get_providers(self) -> list[str]:
-        return [self.ort.provider]
-
-    def get_outputs(self) -> list[Any]:
-        return [type("Output", (), {"name": "y"})]
-
-    def run(self, _names: None, feeds: Feeds) -> list[np.ndarray]:
-        return [2 * feeds["x"]]
-
-    def io_binding(self) -> Any:
-        class Binding:
-            ends: dict[str, int] = {}  # noqa: RUF012 - one class a binding
-
-            def bind(self, name: str, *rest: Any) -> None:
-                self.ends[name] = rest[-1]
-
-            bind_input = bind_output = bind
-
-        return Binding()
-
-    def run_with_iobinding(self, binding: Any, options: Entries) -> None:
-        self.runs.append(options.entries)
-        self.ort.memory[binding.ends["y"]][...] = 2 * self.ort.memory[binding.ends["x"]]
-
-
-class FakeBuffers:
-    """Device memory that is host memory under made-up addresses."""
-
-    name, l2_bytes, stream_pointer = "fake", 10_000, 77
-
-    def __init__(self) -> None:
-        self.memory: dict[int, np.ndarray] = {}
-        self.released = False
-
-    def put(self, array: np.ndarray) -> int:
-        self.memory[len(self.memory)] = array.copy()
-        return len(self.memory) - 1
-
-    def pointer(self, held: int) -> int:
-        return held
-
-    def pinned(self, array: np.ndarray) -> np.ndarray:
-        return array.copy()
-
-    def copy_in(self, held: int, source: np.ndarray) -> None:
-        self.memory[held][...] = source
-
-    def copy_out(self, held: int, result: np.ndarray) -> None:
-        result[...] = self.memory[held]
-
-    def by_events_ms(self, work: Any) -> float:
-        work()
-        return 0.25
-
-    def synchronize(self) -> None:
-        pass
-
-    def memory_used_mib(self) -> float:
-        return 1.0
-
-    def release(self) -> None:
-        self.released = True
-
-
-def test_bound_runs_read_and_write_the_buffers_on_our_stream(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(TF32_OVERRIDE, "0")
-    buffers = FakeBuffers()
-    ort = FakeOrt(buffers.memory)
-    given = {"x": np.arange(4, dtype=np.float32)}
-    model = GpuModel(ort, buffers, Path("m.onnx"), CudaSettings(graph=True, layout="NHWC"), given, 2)
-    bound = ort.sessions[0]
-    ((provider, options),) = bound.providers
-    assert (provider, options["user_compute_stream"], options["enable_cuda_graph"]) == (
-        "CUDAExecutionProvider", "77", "1",
-    )  # fmt: skip
-    assert bound.options.entries["session.disable_cpu_ep_fallback"] == "1"
-    assert ort.sessions[1].providers[0][1]["enable_cuda_graph"] == "0"  # plain: for the outputs' shapes
-    gpu_ms, host_ms = model.timed_run(1)
-    assert gpu_ms == 0.25
-    assert host_ms > 0
-    assert bound.runs[-1] == {"disable_synchronize_execution_providers": "1", "gpu_graph_id": "2"}
-    model.copy_out()
-    np.testing.assert_array_equal(model._results[0], 2 * np.roll(given["x"], 1))
-    assert model.copy_in(0, pinned=True) == 0.25
-    model.close()
-    assert buffers.released
-
-
-def test_a_session_that_fell_back_is_no_measurement(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv(TF32_OVERRIDE, raising=False)
-    ort = FakeOrt({}, provider="CPUExecutionProvider")
-    with pytest.raises(MissingRuntimeError, match="fell back"):
-        GpuModel(ort, FakeBuffers(), Path("m.onnx"), CudaSettings(tf32=True), FEEDS, 2)
-
-
-def test_tensorrt_is_asked_first_and_the_stock_session_gets_no_options() -> None:
-    tensorrt = _providers(CudaSettings(runtime="tensorrt", precision="fp16", graph=True), 5)
-    assert tensorrt[0][0] == "TensorrtExecutionProvider"
-    assert (tensorrt[0][1]["trt_fp16_enable"], tensorrt[0][1]["trt_cuda_graph_enable"]) == ("1", "1")
-    assert tensorrt[1][0] == "CUDAExecutionProvider"
-    assert _providers(CudaSettings(stock=True, bound=False, tf32=True), None) == ["CUDAExecutionProvider"]

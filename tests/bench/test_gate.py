@@ -9,6 +9,7 @@ import pytest
 
 from optim.errors import UserError
 from pipeline.bench.gate import GateLimits, gate, junit
+from pipeline.bench.records import CudaRecord, CudaResult, CudaSettings, Timing
 from pipeline.records import BenchmarkRecord, BenchResult, Grade, Percentile
 
 HOST = {"cpu_model": "x", "cores": 2, "fingerprint": "f", "packages": {"onnxruntime": "1"}}
@@ -67,6 +68,49 @@ def test_a_machine_that_slowed_down_by_itself_is_no_regression() -> None:
     assert quicker.status == "gate_not_met"
 
 
+def test_a_gate_that_a_restless_machine_opens_says_so() -> None:
+    then, now = {**HOST, "clock_probes_ms": [1.0, 1.0]}, {**HOST, "clock_probes_ms": [1.0, 1.6]}
+    found = gate(benchmark(result(), host=now), benchmark(result(), host=then))
+    assert "up to 1.60 times as slow would pass" in found.notes[0]
+
+
+def test_only_what_is_compared_is_distrusted() -> None:
+    bad = Grade(letter="D", reasons=("busy",))
+    before = benchmark(result(grade=bad), result(batch=8, grade=bad))
+    found = gate(benchmark(result()), before)
+    assert found.notes == ("optimized, cpu, batch 1, 1 thread: grade D then: busy",)
+
+
+def cell(gpu_ms: float, memory_mib: float, **settings: Any) -> CudaResult:
+    spent = Timing(median_ms=gpu_ms, interval_ms=(0.99 * gpu_ms, 1.01 * gpu_ms), samples=100)
+    return CudaResult(
+        model="runs/a/m.onnx", batch=1, settings=CudaSettings(**settings), session_creation_ms=1.0,
+        first_run_ms=1.0, gpu=spent, host=spent, input_sets=2, device_memory_mib=memory_mib,
+    )  # fmt: skip
+
+
+def on_gpu(*cells: CudaResult) -> BenchmarkRecord:
+    found = CudaRecord(status="measured", device="gpu", results=cells)
+    return benchmark(result()).model_copy(update={"cuda": found})
+
+
+@pytest.mark.parametrize(
+    ("now", "failing"),
+    [
+        (cell(0.51, 500), []),  # within the intervals
+        (cell(0.60, 500), ["gpu_ms"]),
+        (cell(0.50, 600), ["device_memory_mib"]),
+        (cell(0.40, 400).model_copy(update={"model": "runs/b/m.onnx"}), []),
+        (cell(0.90, 900, graph=True), []),  # another cell: nothing to compare with
+    ],
+)
+def test_the_gpus_time_and_memory_are_held_too(now: CudaResult, failing: list[str]) -> None:
+    found = gate(on_gpu(now), on_gpu(cell(0.50, 500)))
+    assert [c.figure for c in found.checks if not c.passed] == failing
+    assert len(found.checks) == (3 if now.settings.graph else 5)
+    assert all("thread" not in c.title for c in found.checks if c.device == "cuda")
+
+
 def test_an_improvement_is_called_one() -> None:
     found = gate(benchmark(result(latency_ms=9.0, interval_ms=(8.9, 9.1))), benchmark(result()))
     assert found.checks[0].verdict == "better"
@@ -88,7 +132,7 @@ def test_what_is_missing_and_what_is_doubtful_is_said() -> None:
         benchmark(result(grade=doubtful), host={**HOST, "packages": {"onnxruntime": "2"}}),
         benchmark(result(), result(batch=8)),
     )
-    assert found.only_before == ("optimized, cpu, batch 8, 1 threads",)
+    assert found.only_before == ("optimized, cpu, batch 8, 1 thread",)
     assert any("onnxruntime 1 -> 2" in n for n in found.notes)
     assert any("grade C now: busy" in n for n in found.notes)
 

@@ -14,7 +14,9 @@ import pytest
 from optim.errors import UserError
 from pipeline.bench import load
 from pipeline.bench.contender import Contender
+from pipeline.bench.measure import usable_cpus
 from pipeline.bench.scenarios import (
+    OFFLINE_REPEATS,
     ScenarioRecord,
     fitted,
     highest_rate,
@@ -69,16 +71,50 @@ def test_scenarios_through_a_real_session(name: str, tmp_path: Path) -> None:
     record = run_scenario(contender, scenario, feeds(batch=2), batch=2)
     assert record.throughput_per_s > 0
     assert record.queries == len(record.raw_ms)
+    assert record.grade is not None
+    assert record.scenario.sessions == (1 if name == "single_stream" else 2)
     if name == "offline":
-        assert record.queries == 1
+        assert record.queries == OFFLINE_REPEATS
         assert record.valid
-        # 100 samples in the time of the whole
-        assert record.throughput_per_s <= 100 / (record.raw_ms[0] / 1e3)
+        low, high = record.throughput_interval_per_s or (0.0, 0.0)
+        assert 0 < low <= record.throughput_per_s <= high
+        # 100 samples in the time of a repeat
+        assert record.throughput_per_s == pytest.approx(100 / (np.median(record.raw_ms) / 1e3))
     if name == "multi_stream":
         assert record.queries == 50
         assert not record.valid  # 50 queries say nothing about the 99th percentile
-        assert "do not support" in record.reasons[0]
+        assert "50 queries do not support percentile 99: " in record.reasons[0]
+        assert int(record.reasons[0].split(": ")[1].split()[0]) >= 368 - 50
     assert ScenarioRecord.model_validate_json(record.model_dump_json()) == record
+
+
+@pytest.mark.parametrize(
+    ("scenario", "latencies_ms", "wall_s", "per_s"),
+    [
+        (ScenarioConfig(name="single_stream"), np.full(50, 2.0), 0.4, 500.0),
+        # Eight streams in 2 ms; the generator's own 5 ms a query are not the model's.
+        (ScenarioConfig(name="multi_stream", streams=8), np.full(50, 2.0), 0.35, 4000.0),
+        (ScenarioConfig(name="offline", queries=40), np.full(7, 20.0), 0.2, 2000.0),
+        (ScenarioConfig(name="server", rate_per_s=100.0), np.full(500, 2.0), 5.0 + load.START_S, 100.0),
+    ],
+)
+def test_throughput_counts_the_time_of_work(
+    scenario: ScenarioConfig, latencies_ms: np.ndarray, wall_s: float, per_s: float
+) -> None:
+    found = judge_scenario(BUSY, scenario, latencies_ms, wall_s, batch=1)
+    assert found.throughput_per_s == pytest.approx(per_s)
+    assert judge_scenario(BUSY, scenario, latencies_ms, wall_s, batch=3).throughput_per_s == pytest.approx(
+        3 * per_s
+    )
+
+
+def test_more_sessions_than_the_machine_has_cpus_cost_the_grade(tmp_path: Path) -> None:
+    pytest.importorskip("onnxruntime")
+    contender = Contender(name="m", kind="onnx", model=str(chain(tmp_path / "m.onnx", layers=3)))
+    many = len(usable_cpus()) + 1
+    record = run_scenario(contender, ScenarioConfig(name="offline", sessions=many, queries=20), feeds())
+    assert record.grade is not None
+    assert any(reason.startswith(f"{many} threads on") for reason in record.grade.reasons)
 
 
 def test_an_overloaded_server_is_invalid() -> None:
@@ -116,6 +152,7 @@ def test_what_a_scenario_leaves_open_follows_from_the_latency() -> None:
     assert fitted(ScenarioConfig(name="server", rate_per_s=7.0), 10.0, 1e9).rate_per_s == 7.0
     assert fitted(ScenarioConfig(name="multi_stream", streams=4), 10.0, 2.0).queries == 50
     assert fitted(ScenarioConfig(name="single_stream"), 1e4, 2.0).queries == 20
+    assert fitted(ScenarioConfig(name="offline"), 10.0, 2.8).queries == 40  # in each of seven repeats
 
 
 def test_every_scenario_on_every_contender_and_what_failed_is_named(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from optim.errors import UserError
 from pipeline.bench.contender import Contender
-from pipeline.bench.study import benchmark
+from pipeline.bench.study import benchmark, comparable
 from pipeline.config import BenchmarkConfig
 from pipeline.records import BenchmarkRecord
 from tests.bench.models import chain, feeds
@@ -66,3 +66,27 @@ def test_nothing_to_measure_is_an_error(tmp_path: Path) -> None:
     gone = Contender(name="gone", kind="onnx", model=str(tmp_path / "gone.onnx"))
     with pytest.raises(UserError, match="gone"):
         benchmark([gone], CONFIG, {1: feeds()})
+
+
+@pytest.mark.parametrize(
+    ("pairs", "compared"),
+    [
+        ([("x", 1), ("y", 1)], {(0, 1)}),
+        ([("x", 1), ("x", 2)], {(0, 1)}),
+        ([("x", 1), ("y", 1), ("x", 2), ("y", 2)], {(0, 1), (0, 2), (1, 3), (2, 3)}),  # a sweep
+        ([("x", 2), ("y", 1)], {(0, 1)}),  # bundles with settings of their own
+        ([("x", 2), ("y", 1), ("y", 2)], {(0, 2), (1, 2)}),
+    ],
+)
+def test_which_pairs_are_compared(pairs: list[tuple[str, int]], compared: set[tuple[int, int]]) -> None:
+    contenders = [
+        Contender(name=f"{model} {threads}", kind="onnx", model=model, threads=threads)
+        for model, threads in pairs
+    ]
+    found = {
+        (i, j)
+        for i, a in enumerate(contenders)
+        for j, b in enumerate(contenders)
+        if i < j and comparable(a, b, contenders)
+    }
+    assert found == compared

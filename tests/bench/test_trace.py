@@ -55,6 +55,11 @@ def test_events_are_grouped_by_run_and_the_first_runs_left_out() -> None:
     assert [(e.node, e.microseconds, e.index, e.output_shapes) for e in runs[0]] == [("a", 6.0, 3, ((1, 2),))]
 
 
+def test_times_of_nodes_on_a_gpu_are_not_passed_off_as_the_gpus() -> None:
+    assert "launch" in profile(three_runs(event("conv", "Conv", 5, provider=CUDA))).note
+    assert profile(three_runs(event("conv", "Conv", 5))).note == ""
+
+
 def test_profile_ranks_nodes_and_counts_layout_work() -> None:
     found = profile(
         three_runs(
