@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from rich.console import Console
 from rich.text import Text
 
 from pipeline.bench.gate import GateRecord
-from pipeline.bench.grade import grade_reasons
+from pipeline.bench.grade import grade_reasons, reasons_by_name
 from pipeline.bench.records import (
     BenchmarkRecord,
     BenchResult,
     CudaRecord,
+    CudaResult,
     DissectionRecord,
     Percentile,
     RooflineRecord,
     ScenarioRecord,
+    Timing,
     TuneRecord,
 )
 from pipeline.report.format_values import count, size
@@ -43,7 +47,7 @@ def print_benchmark(console: Console, record: BenchmarkRecord) -> None:
     if record.cuda is not None:
         _print_cuda(console, record.cuda)
     for why, names in grade_reasons(record.results).items():
-        console.print(f"trust: {why} ({', '.join(names)})")
+        console.print(f"trust: {why} ({'; '.join(names)})")  # names hold commas
     for skipped in record.skipped:
         console.print(f"skipped: {skipped}")
 
@@ -92,6 +96,8 @@ def _print_dissection(console: Console, one: DissectionRecord, *, with_nodes: bo
     for op in one.profile.ops[:_TOP]:
         row(made, op.op, op.nodes, f"{op.median_us:.1f}", f"{op.share:.1%}")
     console.print(made)
+    if one.profile.note:
+        console.print(one.profile.note)
     moved = f"{one.profile.layout_nodes} nodes only move data ({one.profile.layout_share:.1%} of the time)"
     console.print(f"{moved}, {one.profile.reorders} of them layout reorders put in by the runtime")
     if one.placement is not None:
@@ -132,20 +138,28 @@ def _print_roofline(console: Console, found: RooflineRecord, *, with_nodes: bool
 
 def _print_scenarios(console: Console, records: tuple[ScenarioRecord, ...]) -> None:
     numbers = ("sessions", "queries", "median ms", "tail", "tail ms", "samples/s")
-    made = table("Scenarios", "model", "scenario", *numbers, "", right=numbers)
+    made = table("Scenarios", "model", "scenario", *numbers, "grade", "", right=numbers)
     for one in records:
         load = one.scenario
-        name = f"{load.name} at {load.rate_per_s:.3g}/s" if load.name == "server" else load.name
+        name = f"{load.name} at {load.rate_per_s:,.4g}/s" if load.name == "server" else load.name
+        rate, queries = f"{one.throughput_per_s:.1f}", str(one.queries)
         if load.name == "offline":  # the whole is one query: its time says nothing about one sample
             tail: tuple[str, ...] = ("-", "-", "-")
+            queries = f"{one.queries} x {load.queries}"
         else:
-            tail = (_value(one.median), f"p{100 * one.tail.p:g}", _value(one.tail))
+            tail = (_value(one.median, one.queries), f"p{100 * one.tail.p:g}", _value(one.tail, one.queries))
+        if one.throughput_interval_per_s is not None:
+            low, high = one.throughput_interval_per_s
+            rate = f"{rate} [{low:.1f} – {high:.1f}]"
         words = "valid" if one.valid else "; ".join(one.reasons)
         if one.highest_rate_per_s is not None:
             words += f"; keeps its bound up to {one.highest_rate_per_s:.3g}/s"
         mark = Text(words, style=GOOD if one.valid else "yellow")
-        row(made, one.contender, name, load.sessions, one.queries, *tail, f"{one.throughput_per_s:.1f}", mark)
+        letter = "-" if one.grade is None else one.grade.letter
+        row(made, one.contender, name, load.sessions, queries, *tail, rate, letter, mark)
     console.print(made)
+    for why, names in _scenario_reasons(records).items():
+        console.print(f"trust: {why} ({'; '.join(names)})")
 
 
 def _print_tuning(console: Console, record: TuneRecord) -> None:
@@ -176,26 +190,85 @@ def _print_cuda(console: Console, record: CudaRecord) -> None:
     if record.status == "not measured":
         console.print(f"CUDA: not measured ({record.reason})", style="dim")
         return
-    numbers = ("batch", "GPU ms", "host ms", "end to end ms", "mJ", "MiB")
-    made = table(f"CUDA on {record.device}", "model", "settings", *numbers, right=numbers)
-    for one in record.results:
-        gpu = "-" if one.gpu is None else f"{one.gpu.median_ms:.3f}"
-        ends = one.end_to_end_pinned_ms
-        end = f"{one.host.median_ms:.3f}" if ends is None else f"{ends:.3f}"
-        energy = "-" if one.energy_mj is None else f"{one.energy_mj:.2f}"
-        figures = (gpu, f"{one.host.median_ms:.3f}", end, energy, f"{one.device_memory_mib:.0f}")
-        row(made, one.model, one.settings.title, one.batch, *figures)
-    console.print(made)
+    for model, found in _by_model(record.results).items():
+        _print_cuda_times(console, f"CUDA on {record.device}: {model}", found, record)
+        _print_cuda_costs(console, found)
     for failed in record.failed:
         console.print(f"could not run: {failed}")
 
 
-def _value(p: Percentile) -> str:
-    return f"{p.value_ms:.3f}" if p.value_ms is not None else f"needs {p.samples_needed}"
+def _by_model(results: Sequence[CudaResult]) -> dict[str, list[CudaResult]]:
+    """By batch size, then by the host's time: the best first."""
+    found: dict[str, list[CudaResult]] = {}
+    for one in sorted(results, key=lambda r: (r.batch, r.host.median_ms)):
+        found.setdefault(one.model, []).append(one)
+    return found
+
+
+def _print_cuda_times(console: Console, title: str, found: Sequence[CudaResult], record: CudaRecord) -> None:
+    numbers = (
+        "batch",
+        "GPU ms",
+        "host ms",
+        "NumPy to NumPy, pageable",
+        "pinned",
+        "launch gap",
+        "× as installed",
+    )
+    made = table(title, "settings", *numbers, "error", "grade", right=numbers)
+    gaps = {(g.model, g.batch, g.precision, g.tf32, g.layout): g.gap_ms for g in record.launch_gaps}
+    for one in found:
+        cell = one.settings
+        gap = gaps.get((one.model, one.batch, cell.precision, cell.tf32, cell.layout)) if cell.graph else None
+        against = next(
+            (c.ratio for c in record.comparisons
+             if (c.model, c.batch, c.settings) == (one.model, one.batch, cell)), None,
+        )  # fmt: skip
+        figures = (
+            _ms(one.gpu), _ms(one.host), _ms(one.end_to_end_pageable), _ms(one.end_to_end_pinned),
+            "-" if gap is None else f"{gap:.3f}", "-" if against is None else f"{against:.3f}",
+        )  # fmt: skip
+        error = "-" if one.error is None else f"{one.error:.1e}"
+        row(made, cell.title, one.batch, *figures, error, "-" if one.grade is None else one.grade.letter)
+    console.print(made)
+    for why, names in reasons_by_name(
+        (f"{one.settings.title}, batch {one.batch}", one.grade.reasons) for one in found if one.grade
+    ).items():
+        where = names[0] if len(names) == 1 else f"{len(names)} of {len(found)} cells"
+        console.print(f"trust: {why} ({where})")
+
+
+def _print_cuda_costs(console: Console, found: Sequence[CudaResult]) -> None:
+    numbers = ("batch", "session ms", "first run ms", "to device, pageable", "pinned", "to host", "mJ", "MiB")
+    made = table("Copies and costs", "settings", *numbers, right=numbers)
+    for one in found:
+        energy = "-" if one.energy_mj is None else f"{one.energy_mj:.2f}"
+        starts = (f"{one.session_creation_ms:.0f}", f"{one.first_run_ms:.1f}")
+        copies = (_ms(one.host_to_device_pageable), _ms(one.host_to_device_pinned), _ms(one.device_to_host))
+        row(made, one.settings.title, one.batch, *starts, *copies, energy, f"{one.device_memory_mib:.0f}")
+    console.print(made)
+    for note in dict.fromkeys(one.energy_note for one in found if one.settings.bound and one.energy_note):
+        console.print(f"energy: {note}")
+
+
+def _ms(found: Timing | None) -> str:
+    return "-" if found is None else f"{found.median_ms:.3f}"
+
+
+def _scenario_reasons(records: Sequence[ScenarioRecord]) -> dict[str, tuple[str, ...]]:
+    return reasons_by_name(
+        (f"{one.scenario.name} of {one.contender}", one.grade.reasons) for one in records if one.grade
+    )
+
+
+def _value(p: Percentile, samples: int) -> str:
+    """The percentile, or how many more samples it takes."""
+    return f"{p.value_ms:.3f}" if p.value_ms is not None else f"needs {p.samples_needed - samples} more"
 
 
 def _percentile(result: BenchResult, p: float) -> str:
-    return next((_value(one) for one in result.percentiles if abs(one.p - p) < 1e-9), "-")
+    found = (_value(one, result.samples) for one in result.percentiles if abs(one.p - p) < 1e-9)
+    return next(found, "-")
 
 
 def print_gate(console: Console, record: GateRecord) -> None:

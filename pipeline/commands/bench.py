@@ -36,6 +36,19 @@ def bench(
     threads: Annotated[list[int], typer.Option(min=1, help="Intra-op threads; repeatable.")] = [1],  # noqa: B006
     scenario: Annotated[list[Load], typer.Option(help="A load to put on; repeatable.")] = [],  # noqa: B006
     sessions: Annotated[int, typer.Option(min=1, help="Concurrent sessions of a scenario.")] = 1,
+    rate_per_s: Annotated[
+        float | None, typer.Option(metavar="PER_S", help="Queries a second offered to a server.")
+    ] = None,
+    bound_ms: Annotated[
+        float | None,
+        typer.Option(
+            metavar="MS", help="Bound on a server's p99; the highest rate that keeps it is searched."
+        ),
+    ] = None,
+    queries: Annotated[
+        int, typer.Option(min=1, help="Queries of a scenario, as its time allows; batches of offline.")
+    ] = 400,
+    streams: Annotated[int, typer.Option(min=1, help="Samples of one multi_stream query.")] = 8,
     profile: Annotated[
         bool, typer.Option(help="Per-op profile, placement proof and roofline of each ONNX model.")
     ] = False,
@@ -78,7 +91,18 @@ def bench(
         min_duration_s=min_duration_s,
         max_duration_s=max(30.0, 4 * min_duration_s),
         min_samples=min_samples,
-        scenarios=tuple(ScenarioConfig(name=one.value, sessions=sessions) for one in scenario),
+        scenarios=tuple(
+            settings_from_options(
+                ScenarioConfig,
+                name=one.value,
+                sessions=sessions,
+                rate_per_s=rate_per_s,
+                bound_ms=bound_ms,
+                queries=queries,
+                streams=streams,
+            )
+            for one in scenario
+        ),
         profile=profile or device is Device.CUDA,  # a CUDA run without a proof of placement proves nothing
         roofline=profile,
         tune=None if tune is None else TuneConfig(budget_s=tune),
