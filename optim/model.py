@@ -1,6 +1,6 @@
 """Read, write and name ONNX models. ``ModelProto`` exists only here, at the border.
 
-Weights kept beside the model are memory-mapped and never read before they are needed.
+Large weights stay on disk, in the model's own file or beside it, and are not read before they are needed.
 """
 
 from __future__ import annotations
@@ -22,6 +22,8 @@ from onnx_ir import serde
 
 from optim.contract import TensorSpec
 from optim.errors import FairleadError, UserError
+from optim.stored_weights import Parsed, parse
+from optim.stream_weights import write_streamed
 
 # A protobuf message ends at 2^31 - 1 bytes; the margin leaves room for nodes and names.
 INLINE_LIMIT_BYTES = 1_900_000_000
@@ -31,17 +33,20 @@ _CHUNK_BYTES = 1 << 22
 
 
 def load(path: str | Path) -> ir.Model:
-    """The model in ``path``; external weights stay on disk, mapped when first read.
+    """The model in ``path``. Large weights stay on disk: those in the file are read at each access, external
+    ones mapped at the first.
 
     Raises:
         UserError: the file is missing or damaged, or its external data is missing, too short or outside
             the model's folder.
     """
     file = Path(path)
-    proto = _parse(file)
+    proto, stored = _parse(file)
     _check_inline_tensors(proto, file)
     try:
         model = serde.deserialize_model(proto)
+        if stored is not None:
+            stored.attach(model)
     except Exception as error:  # onnx_ir raises many kinds; all mean that the content makes no sense
         raise UserError(
             f"the ONNX content makes no sense: {_first_line(error)}",
@@ -149,7 +154,8 @@ def node_count(model: ir.Model) -> int:
 # --- reading -------------------------------------------------------------------------------------
 
 
-def _parse(file: Path) -> onnx.ModelProto:
+def _parse(file: Path) -> tuple[onnx.ModelProto, Parsed | None]:
+    """The message, without its large weights where they can be left in the file."""
     if not file.is_file():
         raise UserError("no such file", where=str(file), expected="an ONNX model")
     damaged = UserError(
@@ -159,14 +165,18 @@ def _parse(file: Path) -> onnx.ModelProto:
         hint="copy or export the file again; `fairlead convert` makes an ONNX model of other formats",
     )
     try:
-        proto = onnx.load(file, load_external_data=False, format="protobuf")
+        stored = parse(file)
+        if stored is None:
+            proto = onnx.load(file, load_external_data=False, format="protobuf")
+        else:
+            proto = stored.proto
     except (DecodeError, ValueError, RuntimeError) as error:
         raise damaged from error
     except OSError as error:
         raise UserError(f"cannot read: {error.strerror}", where=str(file)) from error
     if not proto.HasField("graph") or not (proto.graph.output or proto.graph.node):
         raise damaged
-    return proto
+    return proto, stored
 
 
 def _check_inline_tensors(proto: onnx.ModelProto, file: Path) -> None:
@@ -234,7 +244,7 @@ def _external_locations(file: Path) -> list[str]:
     except (OSError, ValueError):
         return []
     try:
-        tensors = _external_tensors(serde.deserialize_model(_parse(file)))
+        tensors = _external_tensors(serde.deserialize_model(_parse(file)[0]))
         return sorted({os.fspath(t.location) for t in tensors})
     except FairleadError:
         raise
@@ -278,9 +288,8 @@ def _write(model: ir.Model, file: Path, data_name: str | None) -> None:
             ir.external_data.unload_from_model(
                 model, file.parent, data_name, size_threshold_bytes=_EXTERNAL_THRESHOLD_BYTES
             )
-        proto = serde.serialize_model(model)
         with file.open("wb") as stream:
-            stream.write(proto.SerializeToString(deterministic=True))
+            write_streamed(model, stream)
             stream.flush()
             os.fsync(stream.fileno())
     finally:

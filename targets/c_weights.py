@@ -16,6 +16,7 @@ from typing import Final
 import onnx_ir as ir
 
 from optim.errors import InternalError
+from optim.stored_weights import raw_data
 
 NETWORK: Final = "network"
 C_TYPES: Final = {
@@ -76,8 +77,7 @@ def write_weights(weights: Sequence[Weight], file: Path) -> None:
     """All weights in order, each row-major and little-endian, nothing between them."""
     with file.open("wb") as stream:
         for weight in weights:
-            array = weight.tensor.numpy()
-            stream.write(array.astype(array.dtype.newbyteorder("<"), copy=False).tobytes())
+            stream.write(raw_data(weight.tensor))  # under no name, which would hold it beside the next
 
 
 def attached(source: str, arguments: str, inputs: int, weights: Sequence[Weight]) -> str:

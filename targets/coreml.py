@@ -20,6 +20,7 @@ from targets.bundle_context import bundle_context
 from targets.child import ChildSession, export_in_child, signature_facts
 from targets.contract import Artefact, Availability, Session
 from targets.coreml_graph import frozen
+from targets.coreml_memory import weights_left_alone
 from targets.keras import build_model
 from targets.keras_rebuild.rebuild import unsupported_nodes
 from targets.options import TargetOptions, parse_options
@@ -148,14 +149,15 @@ def export(model: Path, out: Path, options: Mapping[str, Any]) -> dict[str, Any]
         del built, function  # the graph holds the weights now
     precision = ct.precision.FLOAT32 if options["precision"] == "f32" else ct.precision.FLOAT16
     try:
-        package = ct.convert(
-            [function] if graph is None else graph,
-            source="tensorflow",
-            convert_to="mlprogram",
-            compute_precision=precision,
-            minimum_deployment_target=ct.target.iOS15,
-            skip_model_load=True,
-        )
+        with weights_left_alone(graph):
+            package = ct.convert(
+                [function] if graph is None else graph,
+                source="tensorflow",
+                convert_to="mlprogram",
+                compute_precision=precision,
+                minimum_deployment_target=ct.target.iOS15,
+                skip_model_load=True,
+            )
     except (ValueError, NotImplementedError, KeyError, RuntimeError, TypeError) as error:
         raise UnsupportedModelError(
             f"coremltools cannot convert it: {error}", hint="the onnxruntime target runs on macOS too"

@@ -133,8 +133,8 @@ def build_with_tensors(model: Path, folder: Path) -> tuple[Any, dict[str, str]]:
     spec.loader.exec_module(module)
     try:
         built = module.build()
-        for name, arrays in drawn.weights.items():
-            built.get_layer(name).set_weights(arrays)
+        for name in tuple(drawn.weights):  # each is dropped once Keras has its own copy
+            built.get_layer(name).set_weights(drawn.weights.pop(name))
     except (ValueError, TypeError) as error:
         raise UnsupportedModelError(
             f"Keras refuses the drawn architecture: {error}", where=str(model)

@@ -8,6 +8,7 @@ import tempfile
 from abc import ABC, abstractmethod
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self, TypeAlias
@@ -18,13 +19,16 @@ import onnx_ir as ir
 from optim.contract import Array, Feeds, Outputs, TensorSpec
 from optim.errors import MissingRuntimeError, UnsupportedModelError, UserError
 from optim.model import load, signature, weight_bytes
+from optim.stream_weights import large_initializers
 from targets.float64.call import to_host
 from targets.float64.evaluate import GraphEvaluator
+from targets.light_model import LightModel, light_model
 from targets.validate_feeds import validate_feeds
 
 OptimizationLevel: TypeAlias = Literal["off", "basic", "extended", "all"]
 Provider: TypeAlias = str | tuple[str, Mapping[str, object]]
 
+_FOLDER_ENTRY = "session.model_external_initializers_file_folder_path"
 IN_MEMORY_BYTES = 1 << 30  # a larger model goes to ONNX Runtime by path: protobuf ends at 2 GiB
 LEVELS: Mapping[OptimizationLevel, str] = {
     "off": "ORT_DISABLE_ALL",
@@ -80,13 +84,15 @@ class OrtSession(_Closing):
     """An ONNX model in ONNX Runtime.
 
     Args:
-        model: path of the model, or its serialised bytes.
+        model: path of the model, its serialised bytes, or a ``LightModel``.
         optimization: ONNX Runtime's own graph optimisation level.
         threads: intra-op threads; inter-op is always 1 (sequential execution).
         allow_spinning: let worker threads spin while they wait.
         providers: execution providers in order of preference, each a name or (name, options).
         expose: intermediate tensors to return beside the outputs.
         session_config: further ``add_session_config_entry`` pairs.
+        map_weights: of a path: map large weights where they lie in the file instead of parsing and copying
+            them. The numbers are the same; memory and the time to load are not what a user of the file sees.
 
     Raises:
         MissingRuntimeError: ONNX Runtime or an asked-for provider is not on this machine.
@@ -96,7 +102,7 @@ class OrtSession(_Closing):
 
     def __init__(
         self,
-        model: str | Path | bytes,
+        model: str | Path | bytes | LightModel,
         *,
         optimization: OptimizationLevel = "all",
         threads: int = 1,
@@ -104,10 +110,11 @@ class OrtSession(_Closing):
         providers: Sequence[Provider] = ("CPUExecutionProvider",),
         expose: Sequence[str] = (),
         session_config: Mapping[str, str] | None = None,
+        map_weights: bool = False,
     ) -> None:
         ort = import_onnxruntime()
-        self.where = "model in memory" if isinstance(model, bytes) else str(model)
-        if not isinstance(model, bytes) and not Path(model).is_file():
+        self.where = str(model) if isinstance(model, str | Path) else "model in memory"
+        if isinstance(model, str | Path) and not Path(model).is_file():
             raise UserError("no such model file", where=self.where)
         wanted = [p if isinstance(p, str) else p[0] for p in providers]
         absent = [p for p in wanted if p not in ort.get_available_providers()]
@@ -126,10 +133,10 @@ class OrtSession(_Closing):
         options.add_session_config_entry("session.intra_op.allow_spinning", str(int(allow_spinning)))
         for key, value in (session_config or {}).items():
             options.add_session_config_entry(key, value)
-        with contextlib.ExitStack() as stack:
-            if expose:
-                model = stack.enter_context(exposing(model, tuple(expose)))
-            self._session = self._open(ort, model, options, providers)
+        if expose or (map_weights and isinstance(model, str | Path)):
+            model = _exposing(model, tuple(expose))
+        self._lent: list[Any] = []  # ONNX Runtime reads these arrays for as long as the session lives
+        self._session = self._open(ort, model, options, providers)
         self._inputs = tuple(_spec(i) for i in self._session.get_inputs())
         self._outputs = tuple(_spec(o) for o in self._session.get_outputs())
         self.settings: Mapping[str, str] = {
@@ -140,9 +147,14 @@ class OrtSession(_Closing):
             "providers": ", ".join(self._session.get_providers()),
         }
 
-    def _open(self, ort: Any, model: str | Path | bytes, options: Any, providers: Sequence[Provider]) -> Any:
+    def _open(
+        self, ort: Any, model: str | Path | bytes | LightModel, options: Any, providers: Sequence[Provider]
+    ) -> Any:
         given = [p if isinstance(p, str) else (p[0], dict(p[1])) for p in providers]
         try:
+            if isinstance(model, LightModel):
+                self._lent = _hand_over(ort, model, options)
+                model = model.content
             return ort.InferenceSession(
                 model if isinstance(model, bytes) else str(model), options, providers=given
             )
@@ -187,19 +199,38 @@ class OrtSession(_Closing):
 
     def close(self) -> None:
         self._session = None
+        self._lent = []
+
+
+def _hand_over(ort: Any, model: LightModel, options: Any) -> list[Any]:
+    """Tell the session options where the weights are; what is lent has to outlive the session."""
+    if model.folder is not None:
+        options.add_session_config_entry(_FOLDER_ENTRY, str(model.folder))
+    lent = [ort.OrtValue.ortvalue_from_numpy(array) for array in model.arrays.values()]
+    if lent:
+        options.add_external_initializers(list(model.arrays), lent)
+    return lent
 
 
 def _spec(argument: Any) -> TensorSpec:
     return TensorSpec(argument.name, ORT_DTYPES.get(argument.type, argument.type), tuple(argument.shape))
 
 
-@contextlib.contextmanager
-def exposing(model: str | Path | bytes, names: tuple[str, ...]) -> Any:
-    """A model file like ``model`` that also returns the named tensors; removed afterwards."""
-    loaded = ir.from_proto(_parse(model)) if isinstance(model, bytes) else load(model)
+def _exposing(model: str | Path | bytes | LightModel, names: tuple[str, ...]) -> LightModel:
+    """``model`` that also returns the named tensors, its large weights where they lie."""
+    if isinstance(model, LightModel):
+        return replace(model, content=light_model(_with_outputs(model.content, names)).content)
+    if isinstance(model, bytes):
+        return light_model(_with_outputs(model, names))
+    loaded = load(model)
     add_outputs(loaded, names)
-    with written(loaded) as path:
-        yield path
+    return light_model(loaded)
+
+
+def _with_outputs(content: bytes, names: tuple[str, ...]) -> ir.Model:
+    loaded: ir.Model = ir.from_proto(_parse(content))
+    add_outputs(loaded, names)
+    return loaded
 
 
 def _parse(data: bytes) -> Any:
@@ -269,8 +300,8 @@ def _without_weights(model: ir.Model) -> ir.Model:
 class OrtOracle:
     """``optim.contract.Oracle``: ONNX Runtime on one thread with its own optimisations off.
 
-    The last ``keep`` models stay loaded; a model is recognised by its content, so one that was changed in
-    place is loaded anew.
+    Of the models that were called, the last ``keep`` stay loaded; a model is recognised by its content, so
+    one that was changed in place is loaded anew. A prepared one lives as long as what ``prepare`` returned.
     """
 
     def __init__(self, *, keep: int = 2, threads: int = 1) -> None:
@@ -281,6 +312,10 @@ class OrtOracle:
     def __call__(self, model: ir.Model, feeds: Feeds) -> Outputs:
         """Outputs of ``model``, keyed by name."""
         return self.session(model).run(feeds)
+
+    def prepare(self, model: ir.Model) -> Callable[[Feeds], Outputs]:
+        """``model`` as it is now, loaded once for several inputs."""
+        return self._load(model).run
 
     def truth(self, model: ir.Model) -> Callable[[Feeds], Outputs]:
         """The same model in float64."""
@@ -297,9 +332,9 @@ class OrtOracle:
         return self._sessions[key]
 
     def _load(self, model: ir.Model) -> OrtSession:
-        if weight_bytes(model) < IN_MEMORY_BYTES:
-            data = ir.to_proto(model).SerializeToString()
-            return OrtSession(data, optimization="off", threads=self._threads)
+        large = (value.const_value for value in large_initializers(model).values())
+        if weight_bytes(model) - sum(t.nbytes for t in large if t is not None) < IN_MEMORY_BYTES:
+            return OrtSession(light_model(model), optimization="off", threads=self._threads)
         with written(model) as path:  # ONNX Runtime has read the weights when the session stands
             return OrtSession(path, optimization="off", threads=self._threads)
 

@@ -16,7 +16,6 @@ from pipeline.parity import metrics
 from pipeline.parity.heads import AS_LOGARITHMS, comparable
 from pipeline.parity.verdict import beyond_float32, judge
 from pipeline.records import ComparisonRecord, Metrics
-from targets.contract import Session
 from targets.reference import Float64Session
 
 Question: TypeAlias = Literal["source_vs_converted", "before_vs_after", "reference_vs_artefact"]
@@ -24,10 +23,9 @@ Question: TypeAlias = Literal["source_vs_converted", "before_vs_after", "referen
 
 @dataclass(frozen=True)
 class Contender:
-    """A session with its name and the saturating heads of its outputs."""
+    """A model's name and the saturating heads of its outputs."""
 
     name: str
-    session: Session
     heads: Mapping[str, Head] = field(default_factory=dict)
 
 

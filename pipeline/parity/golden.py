@@ -151,7 +151,7 @@ def check_golden(session: Session, golden: Golden, gate: GateConfig, *, name: st
         "golden random": (inputs, golden.output_for_random),
     }
     outputs = tuple(s.name for s in session.outputs)
-    reference, model = Contender("golden file", session), Contender(name, session)
+    reference, model = Contender("golden file"), Contender(name)
     comparisons = []
     for label, (feed, recorded) in cases.items():
         expected: Outputs = _named(recorded, list(outputs), "outputs")

@@ -81,7 +81,7 @@ def _measure(
 ) -> tuple[float, str]:
     worst, where = 0.0, ""
     heads = saturating_heads(load(model))
-    with OrtSession(model, optimization=level, threads=threads) as session:
+    with OrtSession(model, optimization=level, threads=threads, map_weights=True) as session:
         outputs = tuple(o.name for o in session.outputs)
         for name, feed in feeds.items():
             error = distance(truth[name], session.run(feed), heads, outputs)

@@ -13,7 +13,8 @@ from pathlib import Path
 import onnx_ir as ir
 
 from optim.contract import Array, Feeds
-from targets.reference import OptimizationLevel, OrtSession, Provider, written
+from targets.light_model import light_model
+from targets.reference import OptimizationLevel, OrtSession, Provider
 
 BUDGET_BYTES = 256 << 20
 
@@ -53,21 +54,10 @@ def runtime_values(
         UserError: the model computes no such tensor, or the feeds do not fit.
         UnsupportedModelError: ONNX Runtime cannot run the model.
     """
-    if isinstance(model, ir.Model):
-        with written(model) as path:
-            yield from runtime_values(
-                path,
-                feeds,
-                sizes,
-                optimization=optimization,
-                threads=threads,
-                providers=providers,
-                budget_bytes=budget_bytes,
-            )
-        return
+    opened = light_model(model) if isinstance(model, ir.Model) else model
     for names in grouped(sizes, budget_bytes):
         with OrtSession(
-            model, optimization=optimization, threads=threads, providers=providers, expose=names
+            opened, optimization=optimization, threads=threads, providers=providers, expose=names
         ) as session:
             outputs = session.run(feeds)
         for name in names:

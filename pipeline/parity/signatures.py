@@ -3,18 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Protocol
 
 from optim.contract import TensorSpec
 from optim.errors import UserError
-from targets.contract import Session
 from targets.validate_feeds import describe
+
+
+class HasSignature(Protocol):
+    """A session, or what is left of one."""
+
+    @property
+    def inputs(self) -> tuple[TensorSpec, ...]: ...
+
+    @property
+    def outputs(self) -> tuple[TensorSpec, ...]: ...
 
 
 def check_signatures(
     name_a: str,
-    a: Session,
+    a: HasSignature,
     name_b: str,
-    b: Session,
+    b: HasSignature,
     outputs: Sequence[str] | None = None,
     *,
     dtypes: bool = False,

@@ -9,12 +9,13 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 
 import onnx_ir as ir
 
 from optim.contract import Feeds, Outputs, TensorSpec
 from optim.errors import UnsupportedModelError, UserError
-from optim.heads import saturating_heads
+from optim.heads import Head, saturating_heads
 from optim.model import load
 from pipeline.config import GateConfig, ParityConfig
 from pipeline.feeds import (
@@ -28,6 +29,7 @@ from pipeline.feeds import (
     with_shapes,
     zeros,
 )
+from pipeline.parity.answers import DATA_BATCH, answers_of
 from pipeline.parity.compare import Contender, Question, Truth, compare_pair, compare_three, evaluate_truth
 from pipeline.parity.first_divergence import first_divergence
 from pipeline.parity.remembered_truth import RememberedTruth
@@ -35,7 +37,7 @@ from pipeline.parity.runtime_choice import RuntimeChoice, choose_optimization, d
 from pipeline.parity.signatures import check_signatures
 from pipeline.parity.source_truth import compare_truths
 from pipeline.parity.source_truth_words import told
-from pipeline.parity.study_data import DATA_BATCH, study_data
+from pipeline.parity.study_data import study_data
 from pipeline.records import AccuracyRecord, ComparisonRecord, DivergenceRecord, ParityRecord
 from pipeline.sources.contract import Progress, no_progress
 from pipeline.sources.float64_values import RunsInFloat64
@@ -67,59 +69,50 @@ def study(
         UserError: the models' inputs or outputs differ, or the data do not fit or give non-finite results.
     """
     started = time.perf_counter()
-    with OrtSession(converted, optimization="off", threads=threads) as probe:
+    with _open(converted, "off", threads) as probe:
         specs, names = concrete_specs(probe.inputs, dataset), tuple(o.name for o in probe.outputs)
         check_signatures("source", source, "converted", probe)
     feeds = synthetic_feeds(specs, config, dataset)
     notices: list[str] = []
     progress("float64", 0.0)
-    before, truth_session = _open_plain(converted, threads), truth or truth_of(converted)
-    truths = evaluate_truth(truth_session, feeds, before.heads, notices) if config.float64 else {}
+    heads, heads_after = saturating_heads(load(converted)), saturating_heads(load(optimized))
+    truth_session = truth or truth_of(converted)
+    truths = evaluate_truth(truth_session, feeds, heads, notices) if config.float64 else {}
     progress("source", 0.2)
-    source_contender = Contender("source", source)
-    source_outputs = {name: source.run(feed) for name, feed in feeds.items()}
+    of_source = answers_of(source, feeds, dataset, specs, lambda _label: None)
     own_truth = None
     if config.float64:
-        own_truth, truths = compare_truths(source, feeds, source_outputs, truths, before.heads, names)
+        own_truth, truths = compare_truths(source, feeds, of_source.runs, truths, heads, names)
         notices += told(own_truth)
-    choice = _choose(optimized, feeds, truths, source_outputs, names, config.gate, threads)
+    choice = _choose(optimized, feeds, truths, of_source.runs, names, config.gate, threads)
     if choice is not None and choice.notice:
         notices.append(choice.notice)
     level = "all" if choice is None else choice.level
-    heads_after = saturating_heads(load(optimized))
-    after = Contender(
-        "optimized",
-        OrtSession(
-            optimized, optimization=level, threads=threads, expose=[h.logits for h in heads_after.values()]
-        ),
-        heads_after,
-    )
-    check_signatures("converted", before.session, "optimized", after.session, names)
+    # One after the other: two runtimes hold a large model twice.
+    with _open(converted, "off", threads, heads) as session:
+        before = answers_of(session, feeds, dataset, specs, lambda x: progress(f"comparing on {x}", 0.4))
+    with _open(optimized, level, threads, heads_after) as session:
+        check_signatures("converted", before, "optimized", session, names)
+        after = answers_of(session, feeds, dataset, specs, lambda x: progress(f"comparing on {x}", 0.6))
+    contenders = (Contender("source"), Contender("converted", heads), Contender("optimized", heads_after))
     comparisons: list[ComparisonRecord] = []
-    for index, (label, feed) in enumerate(feeds.items()):
-        progress(f"comparing on {label}", 0.3 + 0.5 * index / len(feeds))
-        runs = (source_outputs[label], before.session.run(feed), after.session.run(feed))
-        comparisons += compare_three(
-            label, names, (source_contender, before, after), runs, truths.get(label), config.gate, notices
-        )
+    for label in feeds:
+        runs = (of_source.runs[label], before.runs[label], after.runs[label])
+        comparisons += compare_three(label, names, contenders, runs, truths.get(label), config.gate, notices)
     accuracies: tuple[AccuracyRecord, ...] = ()
     reasons: list[str] = []
     if dataset is not None:
         progress("comparing on the data", 0.85)
-        contenders = (source_contender, before, after)
-        rows, accuracies, reasons = study_data(
-            dataset, specs, names, contenders, truth_session if truths else None, config.gate
-        )
+        answers, exact = (of_source.data, before.data, after.data), truth_session if truths else None
+        rows, accuracies, reasons = study_data(dataset, specs, names, contenders, answers, exact, config.gate)
         comparisons += rows
-    before.session.close()
-    after.session.close()
     found = None
     failed = {c.feed: feeds[c.feed] for c in comparisons if not c.passed and c.feed in feeds}
     if failed and any(c.question == "before_vs_after" and not c.passed for c in comparisons):
         progress("looking for the first divergence", 0.95)
         found = _diverge(load(converted), load(optimized), failed, level, notices, divergence)
     progress("parity", 1.0)
-    settings = runtime_settings(before.session, after.session, choice, bool(truths))
+    settings = runtime_settings(before.settings, after.settings, choice, float64=bool(truths))
     seconds = time.perf_counter() - started
     record = summary(comparisons, accuracies, config.gate, settings, notices, reasons, seconds, found)
     return record.model_copy(update={"source_float64": own_truth})
@@ -149,7 +142,7 @@ def compare_models(
     started = time.perf_counter()
     check_signatures(names[0], a, names[1], b, dtypes=True)
     heads = ({}, {}) if models is None else tuple(saturating_heads(model) for model in models)
-    left, right = Contender(names[0], a, heads[0]), Contender(names[1], b, heads[1])
+    left, right = Contender(names[0], heads[0]), Contender(names[1], heads[1])
     outputs = tuple(o.name for o in b.outputs)
     notices: list[str] = []
     comparisons: list[ComparisonRecord] = []
@@ -255,11 +248,12 @@ def truth_of(converted: Path) -> Float64Session:
     return RememberedTruth(converted, expose=[h.logits for h in saturating_heads(load(converted)).values()])
 
 
-def _open_plain(converted: Path, threads: int) -> Contender:
-    heads = saturating_heads(load(converted))
-    logits = [h.logits for h in heads.values()]
-    session = OrtSession(converted, optimization="off", threads=threads, expose=logits)
-    return Contender("converted", session, heads)
+def _open(
+    model: Path, level: OptimizationLevel, threads: int, heads: Mapping[str, Head] = MappingProxyType({})
+) -> OrtSession:
+    """A session that shows the logits of these heads."""
+    logits = [head.logits for head in heads.values()]
+    return OrtSession(model, optimization=level, threads=threads, expose=logits, map_weights=True)
 
 
 def _choose(
@@ -292,12 +286,12 @@ def _choose(
 
 
 def runtime_settings(
-    before: Session, after: Session, choice: RuntimeChoice | None, float64: bool
+    before: Mapping[str, str], after: Mapping[str, str], choice: RuntimeChoice | None, *, float64: bool
 ) -> dict[str, str]:
     """What the comparison ran on, so that it can be repeated."""
     settings = {"float64_truth": "numpy" if float64 else "none", "tf32": "not used (CPU)"}
-    for name, session in (("converted", before), ("optimized", after)):
-        settings |= {f"{name}.{k}": v for k, v in getattr(session, "settings", {}).items()}
+    for name, used in (("converted", before), ("optimized", after)):
+        settings |= {f"{name}.{k}": v for k, v in used.items()}
     for entry in choice.levels if choice else ():
         settings[f"optimized.error_at_{entry.level}"] = f"{entry.error:.3g}"
     return settings

@@ -5,21 +5,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-import numpy as np
-
-from optim.contract import Array, Outputs, TensorSpec
+from optim.contract import Outputs, TensorSpec
 from optim.errors import UserError
 from pipeline.config import GateConfig
-from pipeline.feeds import Dataset, batches
+from pipeline.feeds import Dataset
 from pipeline.parity import metrics
+from pipeline.parity.answers import run_dataset
 from pipeline.parity.compare import Contender, Question, Truth, compare_pair, error_of, recovered
 from pipeline.parity.heads import comparable
 from pipeline.parity.verdict import judge
 from pipeline.records import AccuracyRecord, ComparisonRecord
-from targets.contract import Session
 from targets.reference import Float64Session
 
-DATA_BATCH = 32
 FLOAT64_EXAMPLES = 16  # of the user's data that are also evaluated in float64
 
 
@@ -28,12 +25,16 @@ def study_data(
     specs: Sequence[TensorSpec],
     names: tuple[str, ...],
     contenders: tuple[Contender, Contender, Contender],
+    runs: tuple[Outputs, Outputs, Outputs],
     truth_session: Float64Session | None,
     gate: GateConfig,
 ) -> tuple[list[ComparisonRecord], tuple[AccuracyRecord, ...], list[str]]:
-    """Comparisons on all examples at once, accuracy and agreement of each contender, and missed bounds."""
+    """Comparisons on all examples at once, accuracy and agreement of each contender, and missed bounds.
+
+    ``runs``: what each contender answered to the data.
+    """
     source, before, _ = contenders
-    runs = tuple(run_dataset(c.session, dataset, specs) for c in contenders)
+    head_runs: tuple[Outputs, ...]
     truth, head_runs = None, runs
     if truth_session is not None:
         count = min(FLOAT64_EXAMPLES, dataset.examples)
@@ -65,16 +66,6 @@ def study_data(
             )
     accuracies, missed = class_results(dataset, names, contenders, runs, gate)
     return records, accuracies, missed
-
-
-def run_dataset(session: Session, dataset: Dataset, specs: Sequence[TensorSpec]) -> Outputs:
-    """Outputs for all examples, joined along the first axis."""
-    parts: dict[str, list[Array]] = {}
-    for batch in batches(dataset, specs, DATA_BATCH):
-        for name, value in session.run(batch.feeds).items():
-            array = np.asarray(value)
-            parts.setdefault(name, []).append(array[: batch.count] if array.ndim else array[None])
-    return {name: np.concatenate(pieces) for name, pieces in parts.items()}
 
 
 def _first(dataset: Dataset, count: int) -> Dataset:

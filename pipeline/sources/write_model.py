@@ -13,15 +13,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
-import numpy as np
 import onnx
 import onnx_ir as ir
 from onnx_ir import serde
 
 from optim import model as onnx_file
 from optim.errors import UserError
+from optim.stored_weights import raw_data
+from optim.wire import varint
 
 STREAMED_BYTES = 1 << 20
 """Initializers from this size on are streamed."""
@@ -139,19 +140,18 @@ def _stream(model: ir.Model, stream: BinaryIO) -> tuple[Place, ...]:
     proto.ClearField("graph")
     heads = [(_tensor_head(value), value) for value in large.values()]
     entries = [(_tensor_size(head, value), head, value) for head, value in heads]
-    total = len(graph) + sum(1 + len(_varint(size)) + size for size, _, _ in entries)
+    total = len(graph) + sum(1 + len(varint(size)) + size for size, _, _ in entries)
     stream.write(proto.SerializeToString(deterministic=True))
-    stream.write(bytes([_MODEL_GRAPH_TAG]) + _varint(total))
+    stream.write(bytes([_MODEL_GRAPH_TAG]) + varint(total))
     stream.write(graph)
     for size, head, value in entries:
-        stream.write(bytes([_GRAPH_INITIALIZER_TAG]) + _varint(size) + head)
+        stream.write(bytes([_GRAPH_INITIALIZER_TAG]) + varint(size) + head)
         assert value.const_value is not None
         nbytes = value.const_value.nbytes
-        stream.write(bytes([_TENSOR_RAW_DATA_TAG]) + _varint(nbytes))
+        stream.write(bytes([_TENSOR_RAW_DATA_TAG]) + varint(nbytes))
         dims = tuple(int(d) for d in value.const_value.shape.numpy())
         places.append(Place(value.name or "", int(value.const_value.dtype), dims, stream.tell(), nbytes))
-        for piece in _pieces(value.const_value):
-            stream.write(piece)
+        stream.write(raw_data(value.const_value))  # under no name, which would hold it beside the next
     return tuple(places)
 
 
@@ -183,21 +183,4 @@ def _tensor_head(value: ir.Value) -> bytes:
 def _tensor_size(head: bytes, value: ir.Value) -> int:
     assert value.const_value is not None
     nbytes = value.const_value.nbytes
-    return len(head) + 1 + len(_varint(nbytes)) + nbytes
-
-
-def _pieces(tensor: ir.TensorProtocol) -> Iterator[Any]:
-    array = np.ascontiguousarray(tensor.numpy())
-    if array.dtype.byteorder == ">":
-        array = array.astype(array.dtype.newbyteorder("<"))
-    yield array.reshape(-1).view(np.uint8).data
-
-
-def _varint(number: int) -> bytes:
-    """Base-128 encoding, least significant group first."""
-    out = bytearray()
-    while number > 0x7F:
-        out.append((number & 0x7F) | 0x80)
-        number >>= 7
-    out.append(number)
-    return bytes(out)
+    return len(head) + 1 + len(varint(nbytes)) + nbytes

@@ -181,8 +181,8 @@ def _against_expected(name: str, session: Session, io: Io, gate: GateConfig) -> 
     absent = sorted(expected.keys() - got.keys())
     if absent:
         raise UserError(f"the data hold outputs {absent}", where=name, expected=f"among {sorted(got)}")
-    contender = Contender("expected", session)
-    model = Contender(name, session)
+    contender = Contender("expected")
+    model = Contender(name)
     question: Question = "reference_vs_artefact"
     return compare_pair(question, "data", tuple(expected), contender, model, expected, got, gate)
 

@@ -18,6 +18,7 @@ import onnx_ir as ir
 from onnx import numpy_helper
 
 from optim.errors import UnsupportedModelError
+from optim.stored_weights import StoredTensor
 from targets.float64.arrange import ARRANGE
 from targets.float64.call import Call, Kernel, NotCoveredError, to_host
 from targets.float64.elementwise import ELEMENTWISE
@@ -191,7 +192,7 @@ class GraphEvaluator:
         tensor = value.const_value
         if tensor is None:
             raise UnsupportedModelError(f"initializer {value.name!r} has no data")
-        array = widen(tensor.numpy())
+        array = _wide(tensor)
         if is_float(array) and self.xp is not np:
             array = self.xp.asarray(array)
         if array.nbytes <= RESIDENT_BYTES:
@@ -281,6 +282,14 @@ def widen(value: Any) -> Any:
     if isinstance(value, np.ndarray) and is_float(value) and value.dtype != np.float64:
         return value.astype(np.float64)
     return value
+
+
+def _wide(tensor: ir.TensorProtocol) -> Array:
+    """The content of a weight; where it still lies in a file, never all of it in two precisions at once."""
+    if isinstance(tensor, StoredTensor) and tensor.dtype.is_floating_point():
+        return tensor.astype(np.float64)
+    array: Array = widen(tensor.numpy())
+    return array
 
 
 def captured(node: ir.Node) -> set[str]:
