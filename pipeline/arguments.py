@@ -14,6 +14,7 @@ from ruamel.yaml.error import YAMLError
 
 from optim.contract import Array
 from optim.errors import UserError
+from pipeline.feeds import refuse_nonfinite
 from pipeline.sources.contract import ConvertRequest, EdgeLayout
 
 Io = tuple[dict[str, Array], dict[str, Array]]
@@ -125,7 +126,8 @@ def read_io(path: Path) -> Io:
     Keys without a prefix are inputs.
 
     Raises:
-        UserError: the file is missing, damaged, holds Python objects, or no arrays.
+        UserError: the file is missing, damaged, holds Python objects, no arrays, or an input that is not
+        finite.
     """
     try:
         with np.load(path, allow_pickle=False) as archive:
@@ -140,6 +142,8 @@ def read_io(path: Path) -> Io:
     outputs = {name.removeprefix("out|"): value for name, value in arrays.items() if name.startswith("out|")}
     if not inputs:
         raise UserError("holds no inputs", where=str(path), expected="arrays with keys in|NAME")
+    for name, array in inputs.items():
+        refuse_nonfinite(array, name, where=str(path))
     return inputs, outputs
 
 

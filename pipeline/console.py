@@ -26,6 +26,7 @@ from pipeline.tables import GOOD as _GOOD
 from pipeline.tables import console as _console
 from pipeline.tables import row as _row
 from pipeline.tables import table as _table
+from targets.contract import State
 
 if TYPE_CHECKING:
     from pipeline.bench.gate import GateRecord
@@ -281,7 +282,7 @@ def show_gate(record: GateRecord) -> None:
 def show_bundle(record: BundleRecord) -> None:
     """One bundle and its state."""
     console = _console()
-    style = _GOOD if record.status == "ok" else _BAD
+    style = {State.VERIFIED: _GOOD, State.PRODUCED: "yellow"}.get(record.state, _BAD)
     console.print(Text(f"{record.target}: {record.state.value}", style=style))
     if record.max_abs_over_range is not None and record.snr_db is not None:
         console.print(f"max|Δ| / range {record.max_abs_over_range:.1e}, SNR {_db(record.snr_db)} dB")
@@ -292,6 +293,11 @@ def show_bundle(record: BundleRecord) -> None:
         )
     for reason in record.reasons:
         console.print(f"- {reason}")
+    for note in record.notes:
+        console.print(f"- {note}")
+    if record.state is State.VERIFIED:
+        for absent in record.not_executed:
+            console.print(f"- not executed: {absent}")
     console.print(record.path)
 
 

@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import importlib.metadata
-import json
-import subprocess
 import sys
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict
 
 from pipeline.bench.host import environment
-
-PROBE_LIMIT_S: Final = 120.0  # CUDA's first start can take a minute
+from pipeline.probes import (
+    LISTED_PROBE,
+    PROVIDER_PROBE,
+    Probe,
+    TargetProbe,
+    import_all,
+    in_parallel,
+    run_probe,
+    target_probes,
+)
+from pipeline.sources.contract import Progress, no_progress
 
 # framework or library -> (distributions that bring it, the extra of ours, what it is for)
 SOURCES: Final[Mapping[str, tuple[tuple[str, ...], str, str]]] = {
@@ -83,26 +89,25 @@ class DoctorRecord(_Record):
     advice: tuple[str, ...]
 
 
-@dataclass(frozen=True)
-class Probe:
-    """What a child process found: ``ok``, and a version or the reason why not."""
-
-    ok: bool
-    detail: str
+Parts = tuple[PartRecord, ...]
+Providers = tuple[ProviderRecord, ...]
 
 
-def diagnose() -> DoctorRecord:
+def diagnose(progress: Progress = no_progress) -> DoctorRecord:
     """Try everything; takes seconds, since frameworks are really loaded, each in its own process."""
     facts = environment()
-    listing = run_probe(LISTED_PROBE)
-    providers = tuple(_provider(name, extra, listing) for name, extra in PROVIDERS.items())
+    targets = {name: _as_parts(probe) for name, probe in target_probes().items()}
+    probes: dict[str, Callable[[], Parts | Providers]] = {
+        ", ".join(SOURCES): lambda: _libraries("source", SOURCES),
+        **targets,
+        ", ".join(SUPPORT): lambda: _libraries("support", SUPPORT),
+        "providers of ONNX Runtime": _providers,
+    }
+    found = [one for records in in_parallel(probes, progress).values() for one in records]
+    providers = tuple(one for one in found if isinstance(one, ProviderRecord))
+    parts = tuple(sorted((one for one in found if isinstance(one, PartRecord)), key=_place))
     shown = tuple(
         p for p in providers if p.listed or p.name in {"CPUExecutionProvider", "CUDAExecutionProvider"}
-    )
-    parts = (
-        *_libraries("source", SOURCES),
-        *_targets(),
-        *_libraries("support", SUPPORT),
     )
     main_way = all(p.works for p in parts if p.name in {"tensorflow", "tf2onnx", "onnxruntime"})
     works_on_cpu = any(p.works for p in providers if p.name == "CPUExecutionProvider")
@@ -128,67 +133,9 @@ def install(extra: str) -> str:
     return f"pip install 'fairlead[{extra}]'" if extra else ""
 
 
-def run_probe(code: str, *arguments: str, limit_s: float = PROBE_LIMIT_S) -> Probe:
-    """Run Python ``code`` in a fresh process; its last line of output is a JSON string or it failed."""
-    try:
-        done = subprocess.run(
-            [sys.executable, "-c", code, *arguments],
-            capture_output=True,
-            text=True,
-            timeout=limit_s,
-            check=False,
-            stdin=subprocess.DEVNULL,
-        )
-    except subprocess.TimeoutExpired:
-        return Probe(False, f"no answer within {limit_s:.0f} s")
-    if done.returncode < 0:
-        return Probe(False, f"its process was ended by signal {-done.returncode}")
-    lines = done.stdout.strip().splitlines()
-    if done.returncode == 0 and lines:
-        return Probe(True, str(json.loads(lines[-1])))
-    said = done.stderr.strip().splitlines()
-    return Probe(False, said[-1] if said else f"exit status {done.returncode}")
-
-
-# Several modules in one process, since most of them load TensorFlow: name -> [works, version or reason].
-IMPORT_PROBE: Final = """
-import importlib, json, sys
-found = {}
-for name in sys.argv[1:]:
-    try:
-        module = importlib.import_module(name)
-        found[name] = [True, str(getattr(module, "__version__", "loads"))]
-    except Exception as error:
-        found[name] = [False, f"{type(error).__name__}: {error}"]
-print(json.dumps(json.dumps(found)))
-"""
-
-# One Add node, so that a provider that takes nothing at all is found out: fallback to the CPU is forbidden.
-PROVIDER_PROBE: Final = """
-import json, sys
-import numpy as np, onnx, onnxruntime as ort
-from onnx import TensorProto, helper
-name = sys.argv[1]
-x, y = (helper.make_tensor_value_info(n, TensorProto.FLOAT, [2]) for n in "xy")
-graph = helper.make_graph([helper.make_node("Add", ["x", "x"], ["y"])], "probe", [x], [y])
-model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
-options = ort.SessionOptions()
-options.log_severity_level = 4
-if name != "CPUExecutionProvider":
-    options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
-session = ort.InferenceSession(model.SerializeToString(), options, providers=[name])
-if session.get_providers()[0] != name:
-    sys.exit(f"the session fell back to {session.get_providers()[0]}")
-got = session.run(None, {"x": np.array([1.0, -2.5], np.float32)})[0]
-if got.tolist() != [2.0, -5.0]:
-    sys.exit(f"1 + 1 and -2.5 - 2.5 came out as {got.tolist()}")
-print(json.dumps(f"onnxruntime {ort.__version__}: a session was made and ran"))
-"""
-
-LISTED_PROBE: Final = """
-import json, onnxruntime
-print(json.dumps(",".join(onnxruntime.get_available_providers())))
-"""
+def _providers() -> Providers:
+    listing = run_probe(LISTED_PROBE)
+    return tuple(_provider(name, extra, listing) for name, extra in PROVIDERS.items())
 
 
 def _provider(name: str, extra: str, listing: Probe) -> ProviderRecord:
@@ -199,16 +146,6 @@ def _provider(name: str, extra: str, listing: Probe) -> ProviderRecord:
     tried = run_probe(PROVIDER_PROBE, name)
     needs = "" if tried.ok else install(extra)
     return ProviderRecord(name=name, listed=True, works=tried.ok, detail=tried.detail, needs=needs)
-
-
-def import_all(modules: Sequence[str]) -> dict[str, Probe]:
-    """Import modules in one fresh process; where that process dies, each in its own."""
-    together = run_probe(IMPORT_PROBE, *modules)
-    if together.ok:
-        return {name: Probe(ok, detail) for name, (ok, detail) in json.loads(together.detail).items()}
-    if len(modules) == 1:
-        return {modules[0]: together}
-    return {name: import_all([name])[name] for name in modules}
 
 
 def _libraries(
@@ -237,46 +174,27 @@ def _version(distributions: tuple[str, ...]) -> str:
     return ""
 
 
-# All targets in one process, since several share TensorFlow, which they start once: name -> what was found.
-TARGET_PROBE: Final = """
-import json, sys
-from dataclasses import asdict
-from targets.catalog import target_named
-found = {}
-for name in sys.argv[1:]:
-    target = target_named(name)
-    found[name] = {**asdict(target.available()), "summary": target.summary}
-print(json.dumps(json.dumps(found)))
-"""
+def _as_parts(probe: Callable[[], dict[str, TargetProbe]]) -> Callable[[], Parts]:
+    return lambda: tuple(_target(name, found) for name, found in probe().items())
 
 
-def _targets() -> tuple[PartRecord, ...]:
-    from targets.catalog import TARGETS
-
-    return probe_targets(tuple(TARGETS))
-
-
-def probe_targets(names: tuple[str, ...]) -> tuple[PartRecord, ...]:
-    """Try targets in one fresh process; where that process dies, each in its own."""
-    tried = run_probe(TARGET_PROBE, *names, limit_s=PROBE_LIMIT_S * 2)
-    if tried.ok:
-        found = json.loads(tried.detail)
-        return tuple(_target(name, found[name]) for name in names)
-    if len(names) == 1:
-        (name,) = names
-        return (PartRecord(name=name, role="target", works=False, detail=tried.detail, purpose=""),)
-    return tuple(part for name in names for part in probe_targets((name,)))
-
-
-def _target(name: str, found: Mapping[str, Any]) -> PartRecord:
+def _target(name: str, found: TargetProbe) -> PartRecord:
     return PartRecord(
         name=name,
         role="target",
-        works=found["available"],
-        detail=found["detail"],
-        purpose=found["summary"],
-        needs="" if found["available"] else _command(found["needs"]),
+        works=found.available,
+        detail=found.detail,
+        purpose=found.summary,
+        needs="" if found.available else _command(found.needs),
     )
+
+
+def _place(part: PartRecord) -> int:
+    """Sources, targets in the order of their table, libraries: as they are shown, not as they were tried."""
+    from targets.catalog import TARGETS
+
+    names = {"source": list(SOURCES), "target": list(TARGETS), "support": list(SUPPORT)}
+    return [*names].index(part.role) * 1000 + names[part.role].index(part.name)
 
 
 def _command(needs: str) -> str:

@@ -318,18 +318,29 @@ def fitted(array: Array, spec: TensorSpec, *, where: str = "") -> Array:
         raise UserError(
             f"data of dtype {array.dtype} for input {spec.name!r}", where=where, expected="numbers"
         )
-    if array.dtype.kind == "f" and not np.isfinite(array).all():
-        holes = np.argwhere(~np.isfinite(array))
-        raise UserError(
-            f"{len(holes)} values of the data for input {spec.name!r} are NaN or infinite, "
-            f"the first at {holes[0].tolist()}",
-            where=where,
-            expected="finite numbers: an answer that is NaN can be compared with nothing",
-            hint="leave those examples out",
-        )
+    refuse_nonfinite(array, spec.name, where=where)
     if np.dtype(spec.dtype).kind in "iu" and array.dtype.kind == "f" and not np.all(array == np.rint(array)):
         raise UserError(f"fractions for the integer input {spec.name!r}", where=where, expected=spec.dtype)
     return np.ascontiguousarray(array.astype(spec.dtype, copy=False))
+
+
+def refuse_nonfinite(array: Array, name: str, *, where: str = "") -> None:
+    """Refuse data for input ``name`` with a NaN or an infinity in it.
+
+    Raises:
+        UserError: says how many there are and the index of the first.
+    """
+    if array.dtype.kind != "f" or np.isfinite(array).all():
+        return
+    holes = np.argwhere(~np.isfinite(array))
+    count = "1 value" if len(holes) == 1 else f"{len(holes)} values"
+    raise UserError(
+        f"{count} of the data for input {name!r} {'is' if len(holes) == 1 else 'are'} NaN or infinite, "
+        f"the first at {holes[0].tolist()}",
+        where=where,
+        expected="finite numbers: an answer that is NaN can be compared with nothing",
+        hint="leave those examples out",
+    )
 
 
 def _fits(shape: Sequence[int], wanted: Sequence[int | str | None]) -> bool:

@@ -51,7 +51,12 @@ _CODE: Mapping[str, tuple[str, ...]] = {
         "pipeline/stages/parity.py",
     ),
     "benchmark": ("targets", "pipeline/bench", "pipeline/sources", "pipeline/stages/benchmark.py"),
-    "export": ("targets", "pipeline/feeds.py", "pipeline/stages/export.py"),
+    "export": (
+        "targets",
+        "pipeline/feeds.py",
+        "pipeline/stages/calibration.py",
+        "pipeline/stages/export.py",
+    ),
 }
 # Stages whose result belongs to the machine it was made on.
 _HOST_BOUND = ("parity", "benchmark")

@@ -120,6 +120,11 @@ class LedgerLine(Record):
     seconds: float
     certificate_seconds: float
 
+    @property
+    def idle(self) -> bool:
+        """Whether the pass found nothing at all: no site, nothing that it refused or took back."""
+        return self.certificate is None and not (self.sites or self.refusals or self.rolled_back)
+
 
 class OptimizeRecord(Record):
     stage: Literal["optimize"] = "optimize"
@@ -316,7 +321,8 @@ class LayerPlaceRecord(Record):
 
 class BundleRecord(Record):
     stage: Literal["export"] = "export"
-    status: Literal["ok", "gate_not_met", "unsupported", "failed"] = "ok"
+    status: Literal["ok", "gate_not_met", "unsupported", "failed", "not_executed"] = "ok"
+    """``not_executed``: a verification that lacked a runtime it needs; an export is ok without."""
     target: str
     state: State
     path: str
@@ -327,6 +333,9 @@ class BundleRecord(Record):
     source_error: Real | None = None  # of the source framework, on the same references
     error_multiple: Real | None = None  # the one as a multiple of the other
     reasons: tuple[str, ...] = ()
+    not_executed: tuple[str, ...] = ()  # models of the artefact without a runtime here, and why
+    hint: str = ""  # what brings the runtime that a verification lacked
+    notes: tuple[str, ...] = ()  # what the target wants known, such as what it was calibrated on
     layer_map: tuple[LayerPlaceRecord, ...] = ()  # where the target's format names its layers
     layers: tuple[LayerCheckRow, ...] = ()  # where the target's option `layer_checks` asks for it
     predictions: tuple[PredictionRow, ...] = ()

@@ -36,6 +36,7 @@ from optim.errors import FairleadError, InternalError, UnsupportedModelError, Us
 from optim.heads import Head, saturating_heads
 from targets.bundle_context import LABELS_FILE, PREPROCESS_FILE, REFERENCES
 from targets.bundle_documents import write_documents
+from targets.calibration import CALIBRATION_FILE, Calibration, save_calibration
 from targets.catalog import target_named
 from targets.closeness import Gate
 from targets.contract import Artefact, State, Target
@@ -93,6 +94,7 @@ class BundleSpec:
     created: str = ""  # ISO 8601, UTC; empty: now
     trace: LayerTrace | None = None  # the source's layers, for a target that compares its own
     test_set: TestSet | None = None  # raw, for a target that ships it
+    calibration: Calibration | None = None  # for a target that quantises; not shipped
     signing_key: Path | None = None  # private elliptic-curve key (PEM); None: not signed
 
 
@@ -203,7 +205,10 @@ def _fill(
         save_trace(spec.trace, folder)
     if spec.test_set is not None:
         save_test_set(spec.test_set, folder)
+    if spec.calibration is not None:
+        save_calibration(spec.calibration, folder)
     artefact = spec.target.build(spec.model, folder, spec.options)
+    (folder / CALIBRATION_FILE).unlink(missing_ok=True)
     for name in artefact.files:
         if unsafe_path(name) or not (folder / name).is_file():
             raise InternalError(f"target {spec.target.name} promised {name!r} and did not write it")

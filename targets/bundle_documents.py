@@ -10,6 +10,7 @@ import jinja2
 
 from targets.manifest import Manifest
 from targets.markdown import markdown_code, markdown_text
+from targets.readable_time import readable_time
 
 _TEMPLATES = Path(__file__).parent / "templates"
 _SCRIPTS = ("predict.py", "verify.py")
@@ -46,6 +47,7 @@ def write_documents(
     )
     environment.filters["md"] = markdown_text
     environment.filters["code"] = markdown_code
+    environment.filters["time"] = readable_time
     facts = {
         "m": manifest,
         "labels": labels,

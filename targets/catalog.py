@@ -23,6 +23,10 @@ TARGETS: Final[dict[str, str]] = {
     "wolfram": "targets.wolfram.target:Wolfram",
 }
 
+# Targets that share one process when it is tried which of them work here, those that take longest first: the
+# pair needs TensorFlow started, browser and compiler take seconds each. All others are tried in one more.
+TOGETHER: Final[tuple[tuple[str, ...], ...]] = (("keras", "litert"), ("web",), ("c", "caffe"))
+
 
 def target_named(name: str) -> Target:
     """The target called ``name``.

@@ -25,6 +25,7 @@ from optim.contract import Array
 from optim.errors import UnsupportedModelError, UserError
 from optim.facts import opset_of
 from targets.bundle_context import REFERENCES, bundle_context
+from targets.calibration import Calibration, load_calibration
 from targets.child import ChildSession, export_in_child, signature_facts
 from targets.contract import Artefact, Availability, Session
 from targets.keras import build_with_tensors
@@ -52,7 +53,7 @@ class LiteRtOptions(TargetOptions):
     precision: Literal["f32", "f16", "int8"] = "f32"
     """f16 stores weights in half the bytes; int8 computes in integers. Each has its own, wider gate."""
     calibration: str = ""
-    """For int8: an .npz with arrays by input name, as the model takes them. Default: the references' data."""
+    """For int8: an .npz with arrays by input name, as the model takes them. Default: the run's own data."""
 
 
 @dataclass(frozen=True)
@@ -101,13 +102,17 @@ class LiteRt:
         if reasons := self.unsupported(model):
             raise UnsupportedModelError(reasons[0], where=str(model))
         asked = chosen.model_dump()
+        notes: list[str] = []
         with tempfile.TemporaryDirectory() as folder:
             if chosen.precision == "int8":
-                asked["calibration"] = str(_calibration_file(model, out, chosen.calibration, Path(folder)))
+                found = _calibration(model, out, chosen.calibration)
+                asked["calibration"] = str(_calibration_file(found.feeds, Path(folder)))
+                notes.append(f"calibrated on {_examples_in(found.feeds)} examples {found.told}")
             facts = export_in_child("targets.litert:export", model, out, asked)
         told: dict[str, object] = {
             "precision": chosen.precision,
             "signature": signature_facts(model),
+            "notes": notes,
             **facts,
         }
         if chosen.precision in GATES:
@@ -207,16 +212,18 @@ def _scopes(result: str) -> list[str]:
     return list(found)
 
 
-def _calibration_file(model: Path, out: Path, named: str, folder: Path) -> Path:
-    """Arrays by position of the input, all examples in one array each, from ``named`` or the bundle's data.
+def _calibration(model: Path, out: Path, named: str) -> Calibration:
+    """Examples by input name: from the file ``named``, else of the run's data, else the references' data.
 
     Raises:
-        UserError: there is none, or it does not fit the inputs.
+        UserError: there are none, or they do not fit the inputs.
     """
     inputs, _ = onnx_file.signature(onnx_file.load(model))
+    given = load_calibration(out)
     if named:
         feeds = _read_calibration(Path(named), [spec.name for spec in inputs])
-    else:
+        given = Calibration(feeds, "of the file given as calibration")
+    elif given is None:
         # The pipeline's references of zeros and random input say nothing about real activations.
         data = [r for r in bundle_context(out).references if r.name.startswith(DATA)]
         if not data:
@@ -224,21 +231,31 @@ def _calibration_file(model: Path, out: Path, named: str, folder: Path) -> Path:
                 "int8 needs calibration data",
                 where="targets.litert.options.calibration",
                 expected="an .npz with arrays by input name, as the model takes them",
-                hint="a few hundred examples; or name `data` in the config, whose references serve too",
+                hint="a few hundred examples; or name `data` in the config, whose examples serve too",
             )
         feeds = {s.name: np.concatenate([r.feeds[s.name] for r in data]) for s in inputs}
+        given = Calibration(feeds, "of the references, by which it is judged too")
     for spec in inputs:
-        array = feeds[spec.name]
+        array = given.feeds[spec.name]
         if array.dtype.name != spec.dtype or array.shape[1:] != spec.shape[1:]:
             raise UserError(
                 f"calibration data {array.dtype}{list(array.shape)}",
                 where=f"input {spec.name}",
                 expected=f"{spec.dtype}{['N', *spec.shape[1:]]}",
             )
+    return Calibration({s.name: given.feeds[s.name][:CALIBRATION_EXAMPLES] for s in inputs}, given.told)
+
+
+def _calibration_file(feeds: Mapping[str, Array], folder: Path) -> Path:
+    """The arrays by position of the input, for the child."""
     file = folder / "calibration.npz"
-    arrays = {f"input{k}": feeds[spec.name][:CALIBRATION_EXAMPLES] for k, spec in enumerate(inputs)}
+    arrays = {f"input{k}": array for k, array in enumerate(feeds.values())}
     np.savez(file, allow_pickle=False, **arrays)  # type: ignore[arg-type, unused-ignore]
     return file
+
+
+def _examples_in(feeds: Mapping[str, Array]) -> int:
+    return min(len(array) for array in feeds.values())
 
 
 def _read_calibration(file: Path, names: list[str]) -> dict[str, Array]:

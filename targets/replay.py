@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from optim.contract import Array
@@ -36,13 +36,16 @@ class BundleVerdict:
     detail: str  # runtime and version, or why it was not executed
     artefacts: tuple[str, ...]
     error: OwnError | None = None  # against float64, where the bundle holds that
+    not_executed: tuple[str, ...] = ()  # runnable models without a runtime here, each with the reason
+    hint: str = ""  # what brings the runtime that is missing
 
 
 def replay(folder: Path, manifest: Manifest, target: Target, gate: Gate) -> BundleVerdict:
     """Load every runnable model of the artefact again and compare it on every reference.
 
     ``options.runnable`` lists the models, by default the artefact's first file; ``model.onnx#webgpu`` is a
-    file run in a manner of its own. What ``options.optional`` names may lack its runtime, if another ran.
+    file run in a manner of its own. What ``options.optional`` names may lack its runtime, if another ran;
+    where any other lacks it, the artefact is not verified, whatever ran beside it.
     ``options.judged`` names the only references that a calibrated artefact is held to: those of real data.
     """
     artefact = Artefact(manifest.artefact.files, manifest.artefact.options)
@@ -54,7 +57,7 @@ def replay(folder: Path, manifest: Manifest, target: Target, gate: Gate) -> Bund
     figures: list[Closeness] = []
     errors: list[OwnError] = []
     problems: list[str] = []
-    absent: list[str] = []
+    absent: dict[str, MissingRuntimeError] = {}
     runtime = ""
     for model in runnable:
         try:
@@ -63,26 +66,23 @@ def replay(folder: Path, manifest: Manifest, target: Target, gate: Gate) -> Bund
             problems += wrong
             errors += [] if own is None else [own]
         except MissingRuntimeError as error:
-            absent.append(f"{model}: {error.what}")
-            if model not in optional:
-                break
+            absent[model] = error
         except Exception as error:  # a runtime may raise anything; a model that cannot run has failed
             problems.append(f"{model}: {error}" if model in optional else f"{target.name}: {error}")
             return verdict_of(manifest, State.FAILED, None, problems, "the runtime failed")
-    unexecuted = "; ".join(absent)
+    not_executed = tuple(f"{model}: {error.what}" for model, error in absent.items())
+    hint = next((error.hint for error in absent.values() if error.hint), "")
     if problems:
-        return verdict_of(manifest, State.FAILED, worst(figures), problems, runtime, worst_error(errors))
-    if not figures or any(line.partition(": ")[0] not in optional for line in absent):
-        detail = f"no runtime on this machine: {unexecuted}" if absent else "nothing was compared"
-        return verdict_of(manifest, State.PRODUCED if absent else State.FAILED, None, [], detail)
-    return verdict_of(
-        manifest,
-        State.VERIFIED,
-        worst(figures),
-        [],
-        f"{runtime}; not executed: {unexecuted}" if absent else runtime,
-        worst_error(errors),
-    )
+        verdict = verdict_of(manifest, State.FAILED, worst(figures), problems, runtime, worst_error(errors))
+    elif not figures and not absent:
+        verdict = verdict_of(manifest, State.FAILED, None, [], "nothing was compared")
+    elif not figures or set(absent) - set(optional):
+        detail = f"no runtime on this machine: {'; '.join(not_executed)}"
+        verdict = verdict_of(manifest, State.PRODUCED, None, [], detail)
+    else:
+        detail = f"{runtime}; not executed: {'; '.join(not_executed)}" if absent else runtime
+        verdict = verdict_of(manifest, State.VERIFIED, worst(figures), [], detail, worst_error(errors))
+    return replace(verdict, not_executed=not_executed, hint=hint)
 
 
 def verdict_of(

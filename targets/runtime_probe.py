@@ -79,7 +79,7 @@ def prove_in_one_child(
 @functools.cache
 def _tensorflow_child() -> Child:
     child = Child()
-    atexit.register(child.close)
+    atexit.register(child.kill)
     return child
 
 

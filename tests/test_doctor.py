@@ -2,12 +2,25 @@
 
 from __future__ import annotations
 
+import threading
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from pipeline import doctor
-from pipeline.doctor import DoctorRecord, Probe, diagnose, import_all, install, run_probe
+from pipeline import probes
+from pipeline.doctor import SOURCES, SUPPORT, DoctorRecord, diagnose, install
+from pipeline.probes import (
+    Probe,
+    TargetProbe,
+    import_all,
+    in_parallel,
+    probe_targets,
+    run_probe,
+    target_probes,
+)
+from targets.catalog import TARGETS, TOGETHER
 
 
 def test_a_probe_that_dies_is_a_finding_not_a_crash() -> None:
@@ -39,9 +52,9 @@ def test_a_module_that_kills_its_process_does_not_hide_the_others(
 
 def test_a_provider_that_does_not_exist_here_is_shown_as_such() -> None:
     pytest.importorskip("onnxruntime")
-    good = run_probe(doctor.PROVIDER_PROBE, "CPUExecutionProvider")
+    good = run_probe(probes.PROVIDER_PROBE, "CPUExecutionProvider")
     assert good.ok, good.detail
-    absent = run_probe(doctor.PROVIDER_PROBE, "NoSuchExecutionProvider")
+    absent = run_probe(probes.PROVIDER_PROBE, "NoSuchExecutionProvider")
     assert not absent.ok
 
 
@@ -49,12 +62,12 @@ def test_missing_parts_come_with_the_command_that_brings_them(monkeypatch: pytes
     real = run_probe
 
     def without(code: str, *arguments: str, limit_s: float = 60.0) -> Probe:
-        if code == doctor.IMPORT_PROBE and "tensorflow" in arguments:
+        if code == probes.IMPORT_PROBE and "tensorflow" in arguments:
             absent = real(code, *(f"absent_{a}" for a in arguments))
             return Probe(absent.ok, absent.detail.replace("absent_", ""))
         return real(code, *arguments, limit_s=limit_s)
 
-    monkeypatch.setattr(doctor, "run_probe", without)
+    monkeypatch.setattr(probes, "run_probe", without)
     record = diagnose()
     assert record.status == "incomplete"
     tensorflow = next(p for p in record.parts if p.name == "tensorflow")
@@ -65,3 +78,67 @@ def test_missing_parts_come_with_the_command_that_brings_them(monkeypatch: pytes
     cuda = next(p for p in record.providers if p.name == "CUDAExecutionProvider")
     assert cuda.works or cuda.needs
     assert DoctorRecord.model_validate_json(record.model_dump_json()) == record
+    assert [part.name for part in record.parts] == [*SOURCES, *TARGETS, *SUPPORT]
+
+
+# --- several at once --------------------------------------------------------------------------------------
+
+
+def test_probes_run_at_once_and_answer_in_their_order() -> None:
+    both = threading.Barrier(2, timeout=60)  # breaks unless two wait at it together
+    said: list[tuple[str, float]] = []
+
+    def probe(name: str) -> Callable[[], str]:
+        def run() -> str:
+            both.wait()
+            return name.upper()
+
+        return run
+
+    found = in_parallel(
+        {name: probe(name) for name in "abcd"}, lambda text, share: said.append((text, share)), workers=2
+    )
+    assert list(found.items()) == [("a", "A"), ("b", "B"), ("c", "C"), ("d", "D")]
+    assert said[0] == ("trying a; b; c; d", 0.0)
+    assert [share for _, share in said] == [0.0, 0.25, 0.5, 0.75, 1.0]
+    assert said[-1][0] == "done"
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_no_more_probes_run_at_once_than_are_allowed(workers: int) -> None:
+    at_once: list[int] = []
+    running, lock = 0, threading.Lock()
+
+    def probe() -> None:
+        nonlocal running
+        with lock:
+            running += 1
+            at_once.append(running)
+        time.sleep(0.02)
+        with lock:
+            running -= 1
+
+    in_parallel(dict.fromkeys(map(str, range(9)), probe), lambda *_: None, workers=workers)
+    assert len(at_once) == 9
+    assert max(at_once) <= workers
+
+
+def test_a_probe_that_raises_ends_all() -> None:
+    def bug() -> None:
+        raise RuntimeError("a bug of ours")
+
+    with pytest.raises(RuntimeError, match="a bug of ours"):
+        in_parallel({"one": bug, "two": lambda: None}, lambda *_: None, workers=1)
+
+
+def test_every_target_is_tried_once() -> None:
+    assert sorted(name for title in target_probes() for name in title.split(", ")) == sorted(TARGETS)
+    assert {name for group in TOGETHER for name in group} <= set(TARGETS)
+
+
+def test_a_target_that_kills_its_process_does_not_hide_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    deadly = "import os, sys\nif 'wolfram' in sys.argv: os.abort()\n"
+    monkeypatch.setattr(probes, "TARGET_PROBE", deadly + probes.TARGET_PROBE)
+    found = probe_targets(("coreml", "wolfram"))
+    assert found["wolfram"] == TargetProbe(False, "its process was ended by signal 6")
+    assert "Core ML" in found["coreml"].summary

@@ -16,8 +16,7 @@ def doctor(as_json: JsonOption = False) -> None:
     from pipeline.progress import reporter
 
     with reporter().step("doctor") as progress:
-        progress("starting every framework and runtime", 0.0)
-        record = diagnose()
+        record = diagnose(progress)
     print_record(record.model_dump(mode="json"), as_json, lambda: show_doctor(record))
 
 

@@ -65,7 +65,8 @@ def export(
             signing_key=sign,
         )
     print_record(record.model_dump(mode="json"), as_json, lambda: show_bundle(record))
-    _require_bundle(record.status, record.reasons, str(output))
+    hint = "options of more precision, or another target; nothing was written"
+    _require_bundle(record.status, record.reasons, str(output), hint)
 
 
 def verify(
@@ -75,13 +76,25 @@ def verify(
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Replay a bundle's references on this machine; exit 1 if a byte, a file or an output is off."""
+    """Replay a bundle's references on this machine.
+
+    Exit 1 if a byte, a file or an output is off; 4 if the runtime is missing, so that nothing was proved.
+    """
     from pipeline.console import show_bundle
     from pipeline.stages.export import verify_folder
 
     record = verify_folder(bundle, public_key)
     print_record(record.model_dump(mode="json"), as_json, lambda: show_bundle(record))
-    _require_bundle(record.status, record.reasons, str(bundle))
+    if record.status == "not_executed":
+        from optim.errors import MissingRuntimeError
+
+        raise MissingRuntimeError(
+            f"the files are intact, but the model was not executed: {'; '.join(record.not_executed)}",
+            where=str(bundle),
+            hint=record.hint or "`fairlead targets` says what brings the runtime",
+        )
+    hint = "do not deploy it as it is: copy it once more, or export it again"
+    _require_bundle(record.status, record.reasons, str(bundle), hint)
 
 
 def targets(as_json: JsonOption = False) -> None:
@@ -95,7 +108,7 @@ def targets(as_json: JsonOption = False) -> None:
     print_record({"status": "ok", "targets": found}, as_json, lambda: show_targets(found))
 
 
-def _require_bundle(status: str, reasons: tuple[str, ...], where: str) -> None:
+def _require_bundle(status: str, reasons: tuple[str, ...], where: str, hint: str) -> None:
     from optim.errors import GateNotMetError, UnsupportedModelError
 
     if status == "unsupported":
@@ -103,6 +116,4 @@ def _require_bundle(status: str, reasons: tuple[str, ...], where: str) -> None:
             "; ".join(reasons), where=where, hint="`fairlead targets` lists what else there is"
         )
     if status != "ok":
-        raise GateNotMetError(
-            "; ".join(reasons), where=where, hint="the bundle must not be deployed as it is"
-        )
+        raise GateNotMetError("; ".join(reasons), where=where, hint=hint)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -11,11 +12,13 @@ from markupsafe import Markup
 from pipeline.bench.records import BenchResult, RooflineRecord
 from pipeline.report.charts import FILLS, INK, drawing
 from pipeline.report.format_values import milliseconds, percent, scientific, significant
+from pipeline.report.place_labels import Box, place_labels
 
 _GRID: Final = {"color": INK, "alpha": 0.10, "lw": 0.7}
 _NAMED: Final = 5  # nodes of a roofline that are numbered and named
 _LONGEST: Final = 34  # characters of a node's name
 _DEEPEST: Final = 1e-3  # of the peak rate; below it a node lies on the ground of the picture
+_TIED: Final = 12.0  # points between a point and its name from which a line joins them
 _OP_FILLS: Final = {"compute": FILLS[1], "memory": FILLS[3]}
 
 
@@ -213,29 +216,89 @@ def pareto_chart(points: Sequence[Point], bound: float, source_ms: float | None)
         axes.set_ylim(floor, top)
         _decades(axes.xaxis, (low, high))
         _decades(axes.yaxis, (floor, top), scientific_labels=True)
-        axes.annotate(
+        gate_text = axes.annotate(
             "gate", (low, bound), xytext=(4, 4), textcoords="offset points", fontsize=8.5, color=FILLS[3]
         )
+        texts, lines = [gate_text], [((low, bound), (high, bound))]
         if source_ms is not None:
             axes.axvline(source_ms, color=INK, lw=0.8, ls=(0, (2, 3)), alpha=0.6)
-            axes.annotate(
-                f"source {milliseconds(source_ms)}", (source_ms, floor), xytext=(4, 6),
-                textcoords="offset points", fontsize=8.5,
-            )  # fmt: skip
-        for one, y in shown:
-            if one.kind != "candidate":
-                axes.annotate(
-                    one.name, (one.latency_ms, y), xytext=(8, 5), textcoords="offset points", fontsize=8.5
-                )
+            texts.append(_name_source(axes, source_ms))
+            lines.append(((source_ms, floor), (source_ms, top)))
         axes.set_xlabel("latency in ms")
         axes.set_title("max|Δ| / range from the source", loc="left", fontsize=9.5, pad=8)
         figure.tight_layout(pad=0.4)
+        small = [(p.latency_ms, y) for p, y in shown if p.kind == "candidate"]
+        named = [(p.latency_ms, y, p.name) for p, y in shown if p.kind != "candidate"]
+        _name_points(figure, axes, named, texts, [*lines, *((dot, dot) for dot in small)])
         spoken = "; ".join(
             f"{p.name}: {milliseconds(p.latency_ms)}, {scientific(p.error)}"
             for p in points
             if p.kind != "candidate"
         )
         return emit(f"Error against latency. {spoken}.")
+
+
+def _name_source(axes: Any, source_ms: float) -> Any:
+    """The source's name at the foot of its line, on the side that has more room."""
+    low, high = axes.get_xlim()
+    right = source_ms * source_ms > low * high
+    return axes.annotate(
+        f"source {milliseconds(source_ms)}",
+        (source_ms, axes.get_ylim()[0]),
+        xytext=(-4 if right else 4, 6),
+        textcoords="offset points",
+        fontsize=8.5,
+        ha="right" if right else "left",
+    )
+
+
+def _name_points(
+    figure: Any,
+    axes: Any,
+    named: Sequence[tuple[float, float, str]],
+    texts: Sequence[Any],
+    lines: Sequence[tuple[tuple[float, float], tuple[float, float]]],
+) -> None:
+    """Names beside their points, none on another; those that had to move away are tied to their point.
+
+    Args:
+        figure: laid out already.
+        axes: of ``figure``.
+        named: x, y and name.
+        texts: other texts in the plot.
+        lines: straight lines, and dots as lines from a point to itself, in data coordinates.
+    """
+    renderer, unit = figure._get_renderer(), 72 / figure.dpi  # points, for the SVG has its own resolution
+
+    def where(x: float, y: float) -> tuple[float, float]:
+        across, up = axes.transData.transform((x, y))
+        return float(across) * unit, float(up) * unit
+
+    def box_of(artist: Any) -> Box:
+        extent = artist.get_window_extent(renderer)
+        return Box(*(float(v) * unit for v in (extent.x0, extent.y0, extent.width, extent.height)))
+
+    taken = [box_of(text) for text in texts]
+    for start, end in lines:
+        (x0, y0), (x1, y1) = where(*start), where(*end)
+        taken.append(Box(min(x0, x1) - 2, min(y0, y1) - 2, abs(x1 - x0) + 4, abs(y1 - y0) + 4))
+    made = [
+        axes.annotate(name, (x, y), xytext=(0, 0), textcoords="offset points", fontsize=8.5)
+        for x, y, name in named
+    ]
+    points = [where(x, y) for x, y, _ in named]
+    sizes = [(box.width, box.height) for box in map(box_of, made)]
+    boxes = place_labels(points, sizes, box_of(axes), taken)
+    for text, (x, y, _), point, box in zip(made, named, points, boxes, strict=True):
+        text.set_verticalalignment("bottom")
+        text.set_position((box.x - point[0], box.y - point[1]))
+        near = (
+            min(max(point[0], box.x), box.x + box.width) - point[0],
+            min(max(point[1], box.y), box.y + box.height) - point[1],
+        )
+        if math.hypot(*near) > _TIED:
+            tie = {"arrowstyle": "-", "lw": 0.6, "color": INK, "alpha": 0.5, "shrinkA": 0, "shrinkB": 4}
+            axes.annotate("", (x, y), xytext=near, textcoords="offset points", arrowprops=tie)
 
 
 def _tidy(axes: Any) -> None:
@@ -249,8 +312,6 @@ def _tidy(axes: Any) -> None:
 
 def _decades(axis: Any, limits: tuple[float, float], *, scientific_labels: bool = False) -> None:
     """Round numbers, written plainly; more of them where the axis spans little."""
-    import math
-
     from matplotlib.ticker import FixedFormatter, FixedLocator, NullFormatter, NullLocator
 
     low, high = limits
@@ -267,8 +328,6 @@ def _decades(axis: Any, limits: tuple[float, float], *, scientific_labels: bool 
 
 def _name_ends(axes: Any, x: float, ends: Sequence[tuple[float, str, str]]) -> None:
     """Names beside the lines' ends, moved apart where they would overlap."""
-    import math
-
     low, high = axes.get_ylim()
     height = 0.075  # of the axis, one line of text
     placed: list[float] = []

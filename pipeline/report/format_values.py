@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 
 from markupsafe import Markup, escape
@@ -38,9 +39,11 @@ def milliseconds(value: float | None) -> str:
 
 
 def seconds(value: float | None) -> str:
-    """``0.75 s``, ``3.3 s``, ``41.8 s``, ``2 min 05 s``."""
+    """``4 ms``, ``0.75 s``, ``3.3 s``, ``41.8 s``, ``2 min 05 s``."""
     if value is None:
         return MISSING
+    if value < 0.1:
+        return f"{1000 * value:.0f} ms" if value >= 1e-3 else "< 1 ms"
     if value >= 120:
         whole = round(value)
         return f"{whole // 60} min {whole % 60:02d} s"
@@ -100,6 +103,16 @@ def _exact(value: object) -> str:
 
 def _not_finite(value: float) -> str:
     return "NaN" if math.isnan(value) else "∞" if value > 0 else "-∞"
+
+
+def digits(value: float) -> str:
+    """Nine significant digits, which tell any two float32 values apart."""
+    return f"{value:.9g}" if math.isfinite(value) else _not_finite(value)
+
+
+def unbroken(text: str) -> str:
+    """``text`` with no line break between a figure and its unit."""
+    return re.sub(r"(?<=\d) (?=%|dB\b|ms\b|s\b|[KMG]iB\b)", "\u00a0", text)
 
 
 def moment(value: float) -> str:

@@ -28,6 +28,7 @@ from pipeline.report.headline import asked, headline, main_comparison, model_in_
 from pipeline.report.layer_table import layer_lines, target_columns, weight_text
 from pipeline.report.parity_plots import error_growth, pictures
 from targets.markdown import markdown_code, markdown_text
+from targets.readable_time import readable_time
 
 TEMPLATES = Path(__file__).parent / "templates"
 REPORT_JSON_VERSION = 1
@@ -171,6 +172,20 @@ def growth_plot(record: ParityRecord) -> Markup | None:
         return None
 
 
+def gate_words(gate: Mapping[str, float | None]) -> Markup:
+    """``max|Δ|/range ≤ 2e-05; SNR ≥ 90 dB; ...``: the bounds that were set, in the words of the tables."""
+    forms = {
+        "max_abs_over_range": lambda v: f"max|Δ|/range ≤ {fmt.scientific(v)}",
+        "snr_db": lambda v: f"SNR ≥ {v:g} dB",
+        "source_error_factor": lambda v: f"error against float64 ≤ {v:g} × the source's own",
+        "top1_agreement": lambda v: f"same class as the source on ≥ {100 * v:g} % of the data",
+        "min_accuracy": lambda v: f"accuracy ≥ {100 * v:g} %",
+    }
+    set_bounds = [(key, value) for key, value in gate.items() if value is not None]
+    words = ((forms[key](value) if key in forms else f"{key} {value:g}", value) for key, value in set_bounds)
+    return Markup("; ").join(fmt.datum(fmt.unbroken(text), value) for text, value in words)
+
+
 def worst_of(comparisons: Sequence[ComparisonRecord], room: int = 4) -> list[ComparisonRecord]:
     """The comparisons whose worst elements are shown: failures first, then the farthest apart."""
     order = sorted(comparisons, key=lambda c: (c.passed, -c.metrics.max_abs_over_range))
@@ -205,9 +220,13 @@ def _environment(**options: Any) -> jinja2.Environment:
         "percent": fmt.percent,
         "sig": fmt.significant,
         "speed_up": fmt.speed_up,
+        "digits": fmt.digits,
     }
     environment.filters.update(formats)
     environment.filters["shape"] = fmt.shape
+    environment.filters["time"] = readable_time
+    environment.filters["unbroken"] = fmt.unbroken
+    environment.filters["gate_words"] = gate_words
     environment.filters["weight"] = weight_text
     environment.filters["notable"] = notable
     environment.filters["notable_worst"] = worst_of
@@ -221,7 +240,7 @@ def _environment(**options: Any) -> jinja2.Environment:
 def html_environment() -> jinja2.Environment:
     """Templates of pages: every text escaped, every number with all its digits beside it."""
     environment = _environment(autoescape=True)
-    for name in ("sci", "db", "ms", "sec", "count", "size", "percent", "sig", "speed_up"):
+    for name in ("sci", "db", "ms", "sec", "count", "size", "percent", "sig", "speed_up", "digits"):
         environment.filters[name] = _with_all_digits(environment.filters[name])
     return environment
 

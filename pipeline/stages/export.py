@@ -20,6 +20,7 @@ from pipeline.feeds import batch_size, random, zeros
 from pipeline.parity.layer_map import layer_map
 from pipeline.parity.study_data import FLOAT64_EXAMPLES
 from pipeline.parity.target_axes import axes_of
+from pipeline.probes import in_parallel, target_probes
 from pipeline.records import (
     BenchmarkRecord,
     BundleRecord,
@@ -32,6 +33,7 @@ from pipeline.records import (
 from pipeline.sources.contract import ConvertRequest, Progress, no_progress
 from pipeline.sources.warm_child import WarmChild
 from pipeline.stages.benchmark import tuned_file
+from pipeline.stages.calibration import calibration_of
 from pipeline.stages.contract import BUNDLE, CONVERTED, OPTIMIZED, StageContext
 from pipeline.stages.convert import conversion_record
 from pipeline.stages.optimize import optimize_file
@@ -39,9 +41,11 @@ from pipeline.stages.parity import TRUTH, open_any, with_truth
 from pipeline.stages.test_set import raw_test_set
 from pipeline.stages.trace_layers import trace_layers
 from targets.bundle import Bundle, BundleSpec, BundleVerdict, verify_bundle, write_bundle
-from targets.catalog import all_targets, target_named
+from targets.calibration import Calibration
+from targets.catalog import TARGETS, target_named
 from targets.closeness import Gate
 from targets.contract import State, Target
+from targets.litert import DATA
 from targets.preprocessing import Preprocessing
 from targets.reference import Float64Session
 from targets.references import Reference, load_reference, load_truth
@@ -79,11 +83,12 @@ def _spec(context: StageContext, target: Target, options: Mapping[str, object]) 
     parity = context.record_of("parity", ParityRecord)
     measured = context.record_of("benchmark", BenchmarkRecord) if "benchmark" in context.done else None
     stored = sorted((context.done["parity"] / REFERENCES).glob("*.npz"))
+    references = tuple(_stored_reference(file) for file in stored)
     return BundleSpec(
         name=config.name,
         model=_graph(context, target.name, measured),
         target=target,
-        references=tuple(_stored_reference(file) for file in stored),
+        references=references,
         options=options,
         gate=_gate(config.parity.gate),
         preprocessing=_preprocessing(config),
@@ -105,6 +110,7 @@ def _spec(context: StageContext, target: Target, options: Mapping[str, object]) 
             converted.layers, context.done["convert"] / CONVERTED, _graph(context, target.name, measured)
         ),
         test_set=raw_test_set(config) if options.get("test_set") is True else None,
+        calibration=_calibration(context, options, references),
         trace=trace_layers(context) if options.get("layer_checks") is True else None,
     )
 
@@ -122,6 +128,16 @@ def _layers(
         }
         for layer, row in zip(layers, rows, strict=True)
     )
+
+
+def _calibration(
+    context: StageContext, options: Mapping[str, object], references: Sequence[Reference]
+) -> Calibration | None:
+    """Examples for a target that quantises, unless the user names some."""
+    if options.get("precision") != "int8" or options.get("calibration"):
+        return None
+    judged = sum(_examples(one) for one in references if one.name == DATA)
+    return calibration_of(context.config, context.done["optimize"] / OPTIMIZED, judged)
 
 
 def _stored_reference(file: Path) -> Reference:
@@ -256,39 +272,40 @@ def _licences(licence: str | None) -> dict[str, str]:
 def verify_folder(folder: Path, public_key: Path | None = None) -> BundleRecord:
     """Replay a bundle's references on this machine; with a key, the signature must be its owner's.
 
+    Where a runtime is missing the record's status is ``not_executed``: nothing was proved.
+
     Raises:
         UserError: there is no bundle at ``folder``.
     """
     begin = time.perf_counter()
     verdict = verify_bundle(folder, public_key=public_key)
-    return _verdict_record(verdict, folder, time.perf_counter() - begin)
+    record = _verdict_record(verdict, folder, time.perf_counter() - begin)
+    if verdict.state is not State.PRODUCED:
+        return record
+    return record.model_copy(update={"status": "not_executed", "hint": verdict.hint})
 
 
 def list_targets(progress: Progress = no_progress) -> list[dict[str, Any]]:
     """Targets with their state on this machine, for ``fairlead targets``; each runtime is really started."""
-    found = []
-    known = all_targets()
-    for count, target in enumerate(known):
-        progress(target.name, count / len(known))
-        here = target.available()
-        state = "verifiable" if here.available else "produced, not executed"
-        found.append(
-            {
-                "name": target.name,
-                "state": state,
-                "needs": here.needs,
-                "detail": here.detail,
-                "summary": target.summary,
-            }
-        )
-    return found
+    tried = in_parallel(target_probes(), progress).values()
+    known = {name: one for group in tried for name, one in group.items()}
+    return [
+        {
+            "name": name,
+            "state": "verifiable" if known[name].available else "produced, not executed",
+            "needs": known[name].needs,
+            "detail": known[name].detail,
+            "summary": known[name].summary,
+        }
+        for name in TARGETS
+    ]
 
 
 # --- pieces --------------------------------------------------------------------------------------
 
 
 def _record(bundle: Bundle, seconds: float) -> BundleRecord:
-    checks = {"layers": "layers_compared", "predictions": "predictions"}
+    checks = {"layers": "layers_compared", "predictions": "predictions", "notes": "notes"}
     found = {field: bundle.artefact.options.get(key, ()) for field, key in checks.items()}
     record = _verdict_record(bundle.verdict, bundle.path, seconds)
     places = tuple(_place(one) for one in bundle.layers)
@@ -320,6 +337,7 @@ def _verdict_record(verdict: BundleVerdict, path: Path | None, seconds: float) -
         source_error=None if verdict.error is None else verdict.error.source,
         error_multiple=None if verdict.error is None else verdict.error.multiple,
         reasons=verdict.problems or not_executed,
+        not_executed=verdict.not_executed,
         seconds=seconds,
     )
 

@@ -84,3 +84,15 @@ def test_read_io_refuses_damage(tmp_path: Path, content: bytes) -> None:
         read_io(file)
     with pytest.raises(UserError, match="does not exist"):
         read_io(tmp_path / "none.npz")
+
+
+@pytest.mark.parametrize("hole", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+def test_read_io_refuses_inputs_that_are_not_finite(tmp_path: Path, hole: float, dtype: type) -> None:
+    file = tmp_path / "io.npz"
+    x = np.ones((2, 3), dtype)
+    x[1, 2] = hole
+    np.savez(file, **{"in|mask": np.ones(2, bool), "in|x:0": x, "out|y:0": x})
+    with pytest.raises(UserError, match=r"1 value of the data for input 'x:0' is .* at \[1, 2\]") as refused:
+        read_io(file)
+    assert refused.value.where == str(file)

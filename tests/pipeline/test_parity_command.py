@@ -128,3 +128,20 @@ def test_recording_and_golden_files_are_refused_where_they_make_no_sense(net: Pa
         assert done.returncode == 2, (words, done.stdout, done.stderr)
         assert told in done.stderr
     assert answer("parity", tmp_path / "a.npz", other)["passed"]  # one array needs no name
+
+
+@pytest.mark.parametrize("command", ["parity", "optimize", "export"])
+def test_data_with_a_nan_is_refused_by_every_command(net: Path, tmp_path: Path, command: str) -> None:
+    x = np.zeros((2, 3, 9, 9), np.float32)
+    x[1, 2, 3, 4] = np.nan
+    np.savez(tmp_path / "io.npz", **{"in|x": x})  # type: ignore[arg-type, unused-ignore]
+    words = {
+        "parity": (net,),
+        "optimize": ("-o", tmp_path / "made.onnx"),
+        "export": ("--target", "onnxruntime", "-o", tmp_path / "made"),
+    }[command]
+    done = fairlead(command, net, *words, "--data", tmp_path / "io.npz")
+    assert done.returncode == 2
+    assert f"{tmp_path / 'io.npz'}: 1 value of the data for input 'x' is NaN or infinite" in done.stderr
+    assert "[1, 2, 3, 4]" in done.stderr
+    assert not list(tmp_path.glob("made*"))

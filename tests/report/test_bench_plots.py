@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
+import re
+
 import pytest
 
 from pipeline.bench.records import NodeRoofline, Peaks, RooflineRecord
 from pipeline.report.bench_plots import Point, front, pareto_chart, roofline_chart, sweep, sweep_chart
+from pipeline.report.place_labels import Box
 from tests.bench.test_gate import result
 
 pytest.importorskip("matplotlib")
@@ -60,6 +64,16 @@ def test_error_against_latency_shows_gate_source_and_names_but_not_those_of_cand
     assert "source 10.0 ms" in svg
     assert "raw &lt;x&gt;" in svg
     assert "hidden" not in svg
+
+
+def test_names_of_close_points_stand_apart() -> None:
+    points = tuple(Point(f"way {k}", 1.0 + 0.01 * k, 1e-7 * (1 + 0.05 * k), "contender") for k in range(4))
+    svg = pareto_chart(points, 2e-5, 10.0)
+    boxes = []
+    for name in (point.name for point in points):
+        (place,) = re.findall(rf'<text[^>]* x="([\d.]+)" y="([\d.]+)"[^>]*>{name}</text>', svg)
+        boxes.append(Box(float(place[0]), float(place[1]), 25, 8.5))
+    assert all(a.overlap(b) == 0 for a, b in itertools.combinations(boxes, 2))
 
 
 def test_a_roofline_names_its_largest_nodes() -> None:

@@ -8,6 +8,7 @@ from collections.abc import Callable
 import pytest
 
 from pipeline.report import format_values as fmt
+from targets.readable_time import readable_time
 
 CASES: list[tuple[Callable[..., str], object, str]] = [
     (fmt.scientific, 1.5e-7, "1.5e-07"),
@@ -25,6 +26,20 @@ CASES: list[tuple[Callable[..., str], object, str]] = [
     (fmt.seconds, 0.123, "0.12 s"),
     (fmt.seconds, 41.75, "41.8 s"),
     (fmt.seconds, 125.2, "2 min 05 s"),
+    (fmt.seconds, 0.0042, "4 ms"),
+    (fmt.seconds, 0.0, "< 1 ms"),
+    (fmt.digits, -16.18564842035217, "-16.1856484"),
+    (fmt.digits, 0.1, "0.1"),
+    (fmt.digits, math.nan, "NaN"),
+    (
+        fmt.unbroken,
+        "on 100.00 % of 450, 12 dB, 3 ms, 2 models",
+        "on 100.00\u00a0% of 450, 12\u00a0dB, 3\u00a0ms, 2 models",
+    ),
+    (readable_time, "2026-11-21T19:40:59+00:00", "2026-11-21 19:40 UTC"),
+    (readable_time, "2026-11-21T19:40:59+02:00", "2026-11-21 17:40 UTC"),
+    (readable_time, "2026-11-21T19:40:59", "2026-11-21 19:40"),
+    (readable_time, "yesterday", "yesterday"),
     (fmt.count, 1234567, "1,234,567"),
     (fmt.size, 512, "512 B"),
     (fmt.size, 84_001, "82.0 KiB"),

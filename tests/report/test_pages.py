@@ -154,6 +154,11 @@ def test_no_figure_is_invented(record: RunRecord, page: Page) -> None:
         if c.b_error is not None and c.source_error is not None
     }
     known |= {float(len(line.refusals)) for line in record.optimize.ledger}
+    known |= {  # how many more samples a percentile needs
+        float(p.samples_needed - one.samples)
+        for one in (record.benchmark.results if record.benchmark else ())
+        for p in one.percentiles
+    }
     assert {float(f) for f in page.figures if f} - known == set()
 
 
@@ -199,6 +204,38 @@ def test_ledger_shows_refusals_and_rollbacks_with_reasons(page: Page) -> None:
     assert "rolled back bn4_out: 0.00045 on random/batch=2, bound 2e-06" in row
 
 
+def test_passes_that_found_nothing_stand_apart(record: RunRecord, page: Page) -> None:
+    idle = [line.name for line in record.optimize.ledger if line.idle]
+    assert idle
+    assert all(len(page.row(name)) == 4 for name in idle)
+    busy = [line for line in record.optimize.ledger if not line.idle]
+    assert all(line.sites or line.refusals or line.rolled_back or line.certificate for line in busy)
+    assert f"{len(idle)} pass{'es' if len(idle) > 1 else ''} found nothing to do" in page.text
+
+
+def test_times_and_gates_are_in_words(page: Page) -> None:
+    text = " ".join(page.text.split())
+    assert "Started 2026-01-31 12:34 UTC, took 41.8 s" in text
+    assert "T12:34:56" not in text
+    assert "max|Δ|/range ≤ 2e-05; SNR ≥ 90 dB; accuracy ≥ 98 %; same class as the source on ≥ 100 %" in text
+
+
+def test_a_tensor_that_only_the_optimised_graph_has_needs_no_dash(record: RunRecord, tmp_path: Path) -> None:
+    rows = [row.model_copy(update={"tensor_before": ""}) for row in layer_map_rows()]
+    render(record, rows, tmp_path, ReportConfig())
+    shown = Page((tmp_path / "report.html").read_text(encoding="utf-8")).row("conv2")[6]
+    assert shown == "Conv conv2 tensor conv2_out"
+
+
+def test_what_a_bundle_did_not_execute_is_named(record: RunRecord, tmp_path: Path) -> None:
+    absent = ("model.onnx#webgpu: this browser offers no WebGPU adapter",)
+    bundle = record.bundles[0].model_copy(update={"not_executed": absent, "notes": ("calibrated on 200",)})
+    page = _page(tmp_path, record.model_copy(update={"bundles": (bundle,)}))
+    state = " ".join(next(row[1] for row in page.rows if row[0] == "onnxruntime" and len(row) == 8).split())
+    assert state == f"✓ verified not executed here: {absent[0]} calibrated on 200"
+    assert "not executed here: model.onnx" in (tmp_path / "report.md").read_text()
+
+
 def test_state_is_said_in_words(page: Page) -> None:
     states = {row[0]: " ".join(row[1].split()) for row in page.rows if len(row) == 8}
     assert states["onnxruntime"] == "✓ verified"
@@ -215,7 +252,7 @@ def test_what_was_frozen_noted_cached_and_left_out_is_shown(page: Page) -> None:
         "the clock is not pinned",
         "no difference shown",
         "packages.onnxruntime",
-        "needs 2,995",
+        "more samples",
     ):
         assert text in " ".join(page.text.split()), text
 

@@ -13,6 +13,7 @@ import pytest
 
 from optim.errors import UnsupportedModelError, UserError
 from targets.bundle import BundleSpec, verify_bundle, write_bundle
+from targets.calibration import CALIBRATION_FILE, Calibration
 from targets.contract import State
 from targets.litert import GATES, LiteRt
 from targets.manifest import read_manifest
@@ -70,6 +71,24 @@ def test_int8_is_calibrated_and_held_to_its_own_gate(
     manifest = read_manifest(tmp_path / "bundle")
     assert manifest.gate.max_abs_over_range == GATES["int8"]["max_abs_over_range"]
     assert str(tmp_path) not in (tmp_path / "bundle" / "manifest.json").read_text()  # no path of this machine
+    assert result.artefact.options["notes"] == ["calibrated on 64 examples of the file given as calibration"]
+
+
+def test_int8_takes_the_runs_own_data_and_says_how_many(
+    classifier: Path, references: tuple[Reference, ...], tmp_path: Path
+) -> None:
+    examples = np.random.default_rng(11).normal(size=(40, 1, 8, 8)).astype(np.float32)
+    spec = BundleSpec(
+        "digits", classifier, LiteRt(), references, options={"precision": "int8"},
+        calibration=Calibration({"image": examples}, "of the run's data"),
+    )  # fmt: skip
+    result = write_bundle(spec, tmp_path / "bundle")
+    assert result.verdict.state is State.VERIFIED, result.verdict.problems
+    assert result.artefact.options["notes"] == ["calibrated on 40 examples of the run's data"]
+    assert (
+        "It was calibrated on 40 examples of the run's data." in (tmp_path / "bundle/README.md").read_text()
+    )
+    assert not (tmp_path / "bundle" / CALIBRATION_FILE).exists()
 
 
 def test_int8_of_a_thousand_classes_keeps_its_probabilities(tmp_path: Path) -> None:

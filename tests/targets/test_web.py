@@ -9,11 +9,12 @@ import importlib.util
 import os
 import re
 import shutil
+import socket
 import subprocess
 import sys
 import tarfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -106,6 +107,47 @@ def test_the_page_verifies_itself_from_a_static_server(page: Path, tmp_path: Pat
     assert ("does not send COOP and COEP" in text) == (not own)
     assert "<img" not in seen  # a label is text, whatever it says
     assert LABELS[1] in text
+
+
+def _truncate(file: Path) -> None:
+    file.write_bytes(file.read_bytes()[:100])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("file", "damage", "told", "checked"),
+    [
+        ("references/random_0.npz", Path.unlink, "references/random_0.npz is missing on this server", "1/2"),
+        ("references/zeros.npz", _truncate, "references/zeros.npz is damaged", "1/2"),
+        ("preprocess.json", _truncate, "preprocess.json is damaged", "error"),
+        ("model.onnx", Path.unlink, "model.onnx", "error"),
+    ],
+    ids=["missing reference", "truncated reference", "truncated preprocess.json", "missing model"],
+)
+def test_a_damaged_copy_is_not_called_verified(
+    page: Path, tmp_path: Path, file: str, damage: Callable[[Path], None], told: str, checked: str
+) -> None:
+    bundle = Path(shutil.copytree(page, tmp_path / "bundle"))
+    damage(bundle / file)
+    with _static_server(bundle, own=True) as url:
+        seen = _seen(url, tmp_path / "profile")
+    assert f'data-checked="{checked}"' in seen, re.sub("<[^>]+>", " ", seen)[:2000]
+    text = html.unescape(re.sub("<[^>]+>", " ", seen))
+    assert told in text
+    assert "verified here" not in text
+
+
+def test_a_port_that_cannot_be_had_is_said_in_one_line() -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        busy = taken.getsockname()[1]
+        for port, said in ((busy, f"port {busy}: "), (70000, "port 70000: "), ("x", "invalid int value")):
+            command = [sys.executable, str(PAGE / "serve.py"), str(port)]
+            done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+            assert done.returncode == 2
+            assert said in done.stderr
+            assert "Traceback" not in done.stderr
 
 
 @pytest.mark.slow

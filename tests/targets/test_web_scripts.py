@@ -88,6 +88,35 @@ def test_arrays_of_every_type_are_read(node: Any, tmp_path: Path, dtype: str) ->
     assert got["in|odd name/0:0"]["data"] == []
 
 
+CUT = """
+import { readNpz } from "./npz.js";
+const bytes = readFileSync(values.file);
+const whole = bytes.buffer.slice(bytes.byteOffset, bytes.byteOffset + bytes.length);
+const said = [];
+for (const length of values.lengths) {
+  try {
+    await readNpz(whole.slice(0, length));
+    said.push(null);
+  } catch (error) {
+    said.push(error.message);
+  }
+}
+console.log(JSON.stringify(said));
+"""
+
+
+@pytest.mark.parametrize("compressed", [True, False])
+def test_a_truncated_file_is_refused_wherever_it_ends(node: Any, tmp_path: Path, compressed: bool) -> None:
+    file = tmp_path / "r.npz"
+    arrays = {"in|x": np.arange(12, dtype=np.float32), "out|y": np.ones((2, 3))}
+    (np.savez_compressed if compressed else np.savez)(file, **arrays)  # type: ignore[arg-type]
+    size = file.stat().st_size
+    said = node(CUT, file=str(file), lengths=[*range(size), size])
+    assert all(said[:-1])
+    assert said[0] == "the file is empty"
+    assert said[-1] is None
+
+
 COMPARE = """
 import { closeness } from "./parity.js";
 const array = (list) => ({ dtype: "float32", shape: [list.length], data: Float32Array.from(list, Number) });

@@ -103,11 +103,16 @@ def replay(np: Any, runtime: Any, manifest: dict[str, Any]) -> int:
             absent += [] if model in options.get("optional", []) else [model]
             print(f"not executed: {model}: {error}")
             continue
+        except Exception as error:  # a runtime may raise anything; a model that does not load has failed
+            good = failed(f"{model} cannot be loaded", error)
+            continue
         for reference in [one for one in manifest["references"] if one in judged]:
-            with np.load(HERE / reference, allow_pickle=False) as stored:
-                feeds = {k[3:]: stored[k] for k in stored.files if k.startswith("in|")}
-                expected = {k[4:]: stored[k] for k in stored.files if k.startswith("out|")}
-            got = run(feeds)
+            try:
+                feeds, expected = read_reference(np, reference)
+                got = run(feeds)
+            except Exception as error:
+                good = failed(f"{model} {reference} does not run", error)
+                break
             held = judge(np, manifest, f"{model} {reference}", got, expected)
             errors += errors_against_float64(np, manifest, reference, got, expected)
             good, executed = good and held, executed + 1
@@ -118,6 +123,20 @@ def replay(np: Any, runtime: Any, manifest: dict[str, Any]) -> int:
     gate = manifest["gate"]
     print(f"{'VERIFIED' if good else 'FAILED'} (gate {gate['max_abs_over_range']:g}, {gate['snr_db']:g} dB)")
     return 0 if good else 1
+
+
+def failed(what: str, error: Exception) -> bool:
+    """Say so, in one line."""
+    print(f"FAIL {what}: {type(error).__name__}: {' '.join(str(error).split())}")
+    return False
+
+
+def read_reference(np: Any, name: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Inputs and the outputs they must give."""
+    with np.load(HERE / name, allow_pickle=False) as stored:
+        feeds = {k[3:]: stored[k] for k in stored.files if k.startswith("in|")}
+        expected = {k[4:]: stored[k] for k in stored.files if k.startswith("out|")}
+    return feeds, expected
 
 
 def errors_against_float64(
@@ -132,6 +151,8 @@ def errors_against_float64(
     with np.load(HERE / held[0], allow_pickle=False) as stored:
         truth = {key[4:]: stored[key] for key in stored.files}
     for output, exact in truth.items():
+        if output not in got or output not in expected:
+            continue  # judged above
         sides = (got[output], expected[output])
         if exact.dtype.kind == "f" and all(s.dtype.kind == "f" and s.shape == exact.shape for s in sides):
             softmax = output in probabilities
@@ -158,7 +179,8 @@ def judge(np: Any, manifest: dict[str, Any], what: str, got: Any, expected: Any)
     probabilities = {entry["name"] for entry in manifest["outputs"] if entry["head"] == "softmax"}
     good = bool(expected)
     for output, ref in expected.items():
-        share, snr = closeness(np, got[output], ref, output in probabilities)
+        softmax = output in probabilities
+        share, snr = closeness(np, got[output], ref, softmax) if output in got else (math.inf, -math.inf)
         held = share <= gate["max_abs_over_range"] and snr >= gate["snr_db"]
         good = good and held
         print(f"{'ok  ' if held else 'FAIL'} {what} {output}: max|d|/range {share:.3g}, SNR {snr:.1f} dB")
@@ -166,10 +188,15 @@ def judge(np: Any, manifest: dict[str, Any], what: str, got: Any, expected: Any)
 
 
 def main() -> int:
-    manifest = json.loads((HERE / "manifest.json").read_text(encoding="utf-8"))
-    problems = integrity_problems(manifest)
+    try:
+        manifest = json.loads((HERE / "manifest.json").read_text(encoding="utf-8"))
+        problems = integrity_problems(manifest)
+    except OSError as error:
+        problems = [f"{error.filename or 'manifest.json'} cannot be read: {error.strerror}"]
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        problems = [f"manifest.json is damaged: {type(error).__name__}: {error}"]
     if problems:
-        print("\n".join(["NOT INTACT", *problems]))
+        print("\n".join(["NOT INTACT", *problems, "Try: copy or export the whole bundle again"]))
         return 1
     sys.path.append(str(HERE))  # last: installed packages come first
     try:

@@ -22,14 +22,46 @@ function row(...cells) {
   return made;
 }
 
+function readableTime(iso) {
+  const told = new Date(iso);
+  return Number.isNaN(told.valueOf()) ? iso : `${told.toISOString().slice(0, 16).replace("T", " ")} UTC`;
+}
+
 function define(list, pairs) {
   list.replaceChildren(...pairs.flatMap(([term, text]) => [element("dt", term), element("dd", text)]));
 }
 
+const AGAIN = "Copy the whole bundle to this server again.";
+
 async function fetched(path) {
-  const answer = await fetch(path);
-  if (!answer.ok) throw new Error(`${path}: ${answer.status} ${answer.statusText}`);
+  const answer = await fetch(path).catch(() => null);
+  if (answer === null) throw new Error(`${path}: the server does not answer.`);
+  if (answer.status === 404) throw new Error(`${path} is missing on this server. ${AGAIN}`);
+  if (!answer.ok) throw new Error(`${path}: the server answers ${answer.status} ${answer.statusText}.`);
   return answer;
+}
+
+async function fetchedJson(path) {
+  const text = await (await fetched(path)).text();
+  try {
+    return JSON.parse(text);
+  } catch (error) {
+    throw new Error(`${path} is damaged (${error.message}). ${AGAIN}`);
+  }
+}
+
+/** A reference's arrays, or the Error that says why they cannot be read: one bad file must not hide the others. */
+async function fetchedReference(path) {
+  try {
+    const bytes = await (await fetched(path)).arrayBuffer();
+    const arrays = await readNpz(bytes).catch((error) => {
+      throw new Error(`${path} is damaged (${error.message}). ${AGAIN}`);
+    });
+    if (!side(arrays, "in|").size || !side(arrays, "out|").size) throw new Error(`${path} holds no inputs or no outputs. ${AGAIN}`);
+    return arrays;
+  } catch (error) {
+    return error;
+  }
 }
 
 // --- the model -----------------------------------------------------------------------------------
@@ -141,7 +173,14 @@ function press(group, chosen) {
 
 async function takeReference(name) {
   press($("references"), name);
-  const feeds = side(await state.references.get(name), "in|");
+  const arrays = await state.references.get(name);
+  if (arrays instanceof Error) {
+    $("preview").hidden = true;
+    $("drop-text").hidden = false;
+    $("status").textContent = arrays.message;
+    return;
+  }
+  const feeds = side(arrays, "in|");
   const visible = show(feeds.get(state.preprocess.input), state.preprocess, $("preview"));
   $("preview").hidden = !visible;
   $("drop-text").hidden = visible;
@@ -169,13 +208,23 @@ async function checkParity() {
   const body = $("parity").tBodies[0];
   body.replaceChildren();
   let checked = 0, failed = 0, worst = 0;
-  const silent = [];
+  const silent = [], unreadable = [];
+  const readable = new Map();
+  for (const [name, promised] of state.references) {
+    const arrays = await promised;
+    if (arrays instanceof Error) {
+      unreadable.push(arrays.message);
+      body.append(row([name], ["–"], ["–"], ["–", "number"], ["–", "number"], ["–", "number"], ["cannot be read", "bad"]));
+    } else {
+      readable.set(name, arrays);
+    }
+  }
   for (const provider of state.here) {
-    for (const [name, arrays] of state.references) {
-      const expected = side(await arrays, "out|");
+    for (const [name, arrays] of readable) {
+      const expected = side(arrays, "out|");
       let got;
       try {
-        got = await run(provider, side(await arrays, "in|"));
+        got = await run(provider, side(arrays, "in|"));
       } catch (error) {
         silent.push(`${provider}: ${error.message ?? error}`);
         break;
@@ -194,20 +243,23 @@ async function checkParity() {
   }
   $("gate").textContent = `Bounds: max|Δ| ≤ ${gate.max_abs_over_range} of the range, SNR ≥ ${gate.snr_db} dB.`
     + (silent.length ? ` Not executed — ${silent.join("; ")}` : "");
-  const good = checked > 0 && failed === 0;
-  $("verdict").textContent = good
+  const good = checked > 0 && failed === 0 && unreadable.length === 0;
+  $("verdict").textContent = unreadable.length
+    ? `Not shown: ${unreadable.length} of ${state.references.size} references cannot be read. ${unreadable.join(" ")}`
+      + (failed ? ` And ${failed} of ${checked} outputs are beyond the bounds.` : "")
+    : good
     ? `Yes: ${checked} outputs, the largest difference is ${worst.toExponential(2)} of the output's range.`
     : checked === 0 ? "Nothing could be executed here." : `No: ${failed} of ${checked} outputs are beyond the bounds.`;
   $("verdict").className = `verdict ${good ? "good" : "bad"}`;
   badge(good ? "verified here" : "not verified", good ? "good" : "bad");
-  return { checked, failed, worst };
+  return { same: checked - failed, all: checked + unreadable.length };
 }
 
 function showFacts() {
   const { manifest, preprocess } = state;
   document.title = manifest.name;
   $("name").textContent = manifest.name;
-  $("about").textContent = `Made by ${manifest.made_by}, ${manifest.created}. It runs in this browser; nothing leaves it.`;
+  $("about").textContent = `Made by ${manifest.made_by}, ${readableTime(manifest.created)}. It runs in this browser; nothing leaves it.`;
   for (const [word, list] of [["in", manifest.inputs], ["out", manifest.outputs]]) {
     for (const t of list) $("tensors").tBodies[0].append(row([word], [t.name], [t.dtype], [t.shape.map((d) => d ?? "?").join(" × ")]));
   }
@@ -288,25 +340,27 @@ async function driven(channel) {
 }
 
 async function main() {
-  state.manifest = await (await fetched("manifest.json")).json();
+  state.manifest = await fetchedJson("manifest.json");
   const channel = query.get("drive");
   if (channel && /^\/[0-9a-f]{32}$/.test(channel)) {
     await driven(channel);
     return;
   }
-  state.preprocess = await (await fetched("preprocess.json")).json();
+  state.preprocess = await fetchedJson("preprocess.json");
   if (state.manifest.labels) state.labels = (await (await fetched("labels.txt")).text()).split("\n").slice(0, -1);
   for (const path of state.manifest.references) {
     const name = path.replace(/^references\/|\.npz$/g, "");
-    state.references.set(name, fetched(path).then((a) => a.arrayBuffer()).then(readNpz));
+    state.references.set(name, fetchedReference(path));
   }
   state.here = await providersHere();
   showFacts();
   wire();
   const names = [...state.references.keys()];
-  await takeReference(names.find((name) => !name.startsWith("zeros")) ?? names[0]);
+  const readable = [];
+  for (const name of names) if (!((await state.references.get(name)) instanceof Error)) readable.push(name);
+  await takeReference(readable.find((name) => !name.startsWith("zeros")) ?? readable[0] ?? names[0]);
   const found = await checkParity();
-  document.documentElement.dataset.checked = `${found.checked - found.failed}/${found.checked}`;
+  document.documentElement.dataset.checked = `${found.same}/${found.all}`;
 }
 
 main().catch((error) => {

@@ -13,6 +13,7 @@ export const DTYPES = {
 export async function readNpz(buffer) {
   const view = new DataView(buffer);
   const arrays = new Map();
+  if (!buffer.byteLength) throw new Error("the file is empty");
   for (const entry of directory(view)) {
     const bytes = await contents(buffer, view, entry);
     arrays.set(entry.name.replace(/\.npy$/, ""), readNpy(bytes));
@@ -64,5 +65,7 @@ function readNpy(bytes) {
   if (!(kind in ARRAYS) || order === ">") throw new Error(`array type ${header} is not known`);
   if (/'fortran_order': *True/.test(header)) throw new Error("Fortran order is not known");
   const shape = /'shape': *\(([^)]*)\)/.exec(header)[1].split(",").map((s) => s.trim()).filter(Boolean).map(Number);
-  return { dtype: DTYPES[kind], shape, data: new ARRAYS[kind](bytes.slice(start + length)) };
+  const data = new ARRAYS[kind](bytes.slice(start + length));
+  if (data.length !== shape.reduce((a, b) => a * b, 1)) throw new Error("an array is not as long as its shape says");
+  return { dtype: DTYPES[kind], shape, data };
 }

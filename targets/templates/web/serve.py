@@ -6,6 +6,7 @@ Any static file server will do. This one also sends the two headers that let the
 
 from __future__ import annotations
 
+import argparse
 import functools
 import sys
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
@@ -32,9 +33,17 @@ class Handler(SimpleHTTPRequestHandler):
 
 
 def main() -> None:
-    port = int(sys.argv[1]) if len(sys.argv) > 1 else 8000
+    parser = argparse.ArgumentParser(description="Serve this folder to browsers on this machine.")
+    parser.add_argument("port", type=int, nargs="?", default=8000)
+    port = parser.parse_args().port
     handler = functools.partial(Handler, directory=str(HERE))
-    with ThreadingHTTPServer(("127.0.0.1", port), handler) as server:
+    try:
+        made = ThreadingHTTPServer(("127.0.0.1", port), handler)
+    except (OSError, OverflowError) as error:
+        said = getattr(error, "strerror", None) or error
+        print(f"port {port}: {said}. Try: another port, as in `python serve.py 8080`", file=sys.stderr)
+        sys.exit(2)
+    with made as server:
         print(f"http://127.0.0.1:{server.server_port}/  (stop with Ctrl-C)")
         try:
             server.serve_forever()
