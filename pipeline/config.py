@@ -130,12 +130,12 @@ class ScenarioConfig(_Frozen):
     """`single_stream`, `multi_stream`, `offline` or `server`."""
     sessions: Positive = 1
     """Concurrent sessions, each with its own threads."""
-    queries: Positive = 400
+    queries: Positive = 1000
     """Queries sent (batches, in the offline scenario); fewer where the benchmark's time would not do."""
     streams: Positive = 8
     """Samples of one multi_stream query."""
     rate_per_s: Annotated[float, Field(gt=0)] | None = None
-    """Queries a second offered to a server; left empty, half of what its sessions can do."""
+    """Queries a second offered to a server; left empty, half of what its sessions can do, at most 2,000."""
     bound_ms: Annotated[float, Field(gt=0)] | None = None
     """Bound on a server's 99th percentile; where given, the highest rate that keeps it is searched."""
     seed: Seed = 0
@@ -149,8 +149,8 @@ class TuneConfig(_Frozen):
     """Time for everything: variants of the graph, race, and the final comparison."""
     batch: Positive = 1
     """Batch size at which candidates race."""
-    runtimes: tuple[Literal["onnxruntime", "openvino"], ...] = ("onnxruntime", "openvino")
-    """Runtimes on the CPU; one that is not installed is left out and named."""
+    runtimes: tuple[Literal["onnxruntime", "openvino", "cuda"], ...] = ("onnxruntime", "openvino", "cuda")
+    """On the CPU `onnxruntime`, `openvino`; on a GPU `cuda`. What is not there is left out and named."""
     threads: tuple[Positive, ...] = ()
     """Numbers of threads; left empty: one, two, four, … up to the usable CPUs."""
     allow_spinning: tuple[bool, ...] = (False, True)
@@ -159,6 +159,12 @@ class TuneConfig(_Frozen):
     """ONNX Runtime's graph optimisation; only `all` blocks the layout of convolutions."""
     io_binding: tuple[bool, ...] = (False, True)
     """Inputs and outputs in buffers bound once (ONNX Runtime)."""
+    layout: tuple[Literal["NCHW", "NHWC"], ...] = ("NCHW", "NHWC")
+    """Layouts that the CUDA provider prefers for convolutions."""
+    tf32: tuple[bool, ...] = (False, True)
+    """Whether float32 products may be rounded to TF32 on the GPU; parity decides whether that is the same."""
+    cuda_graph: tuple[bool, ...] = (False, True)
+    """Replay a captured CUDA graph, with buffers bound once, where the shapes of all inputs are fixed."""
     recipes: tuple[str, ...] = ("fast",)
     """Further variants of the graph, from the optimiser, beside the converted and the optimised one."""
     precision: Annotated[float, Field(gt=0)] = 0.01

@@ -158,6 +158,9 @@ def _print_scenarios(console: Console, records: tuple[ScenarioRecord, ...]) -> N
         letter = "-" if one.grade is None else one.grade.letter
         row(made, one.contender, name, load.sessions, queries, *tail, rate, letter, mark)
     console.print(made)
+    for one in records:
+        for note in one.notes:
+            console.print(f"note: {one.scenario.name} of {one.contender}: {note}")
     for why, names in _scenario_reasons(records).items():
         console.print(f"trust: {why} ({'; '.join(names)})")
 

@@ -9,30 +9,21 @@ from __future__ import annotations
 import importlib.metadata
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any, Final, Protocol, TypeAlias, cast
+from typing import Any, Protocol, TypeAlias, cast
 
 import numpy as np
 
 from optim.contract import Array, Feeds, Outputs, TensorSpec
-from optim.errors import MissingRuntimeError, UnsupportedModelError, UserError
-from pipeline.bench.contender import Contender, OrtLevel
-from pipeline.bench.cuda_libraries import preload
+from optim.errors import UnsupportedModelError, UserError
+from pipeline.bench.contender import Contender
+from pipeline.bench.ort_session import PROVIDERS, import_onnxruntime, import_runtime, ort_session, ort_spec
 from targets.validate_feeds import validate_feeds
 
 Call: TypeAlias = Callable[[], object]
 """One inference; whatever it returns is dropped."""
-
-LEVELS: Final[Mapping[OrtLevel, str]] = {
-    "off": "ORT_DISABLE_ALL",
-    "basic": "ORT_ENABLE_BASIC",
-    "extended": "ORT_ENABLE_EXTENDED",
-    "all": "ORT_ENABLE_ALL",
-}
-DTYPES: Final[Mapping[str, str]] = {"float": "float32", "double": "float64"}  # the others are NumPy's own
-PROVIDERS: Final = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 
 
 class Caller(Protocol):
@@ -71,6 +62,11 @@ def open_caller(contender: Contender) -> Caller:
     match contender.kind:
         case "busy_wait":
             return BusyWait(float(contender.model))
+        case "onnx" if contender.cuda is not None:
+            # Late: what the CUDA measurement is made of has no place in the memory of a CPU's process.
+            from pipeline.bench.cuda_caller import CudaCaller
+
+            return CudaCaller(contender)
         case "onnx":
             return OrtCaller(contender)
         case "openvino":
@@ -112,31 +108,17 @@ class OrtCaller:
     """A model in ONNX Runtime, by ``InferenceSession.run`` or with inputs and outputs bound to buffers."""
 
     def __init__(self, contender: Contender) -> None:
-        ort = _import("onnxruntime", "fairlead[gpu]" if contender.device == "cuda" else "fairlead[cpu]")
-        provider = PROVIDERS[contender.device]
-        if provider not in ort.get_available_providers():
-            raise MissingRuntimeError(
-                f"this ONNX Runtime has no {provider}: not measured",
-                expected=f"one of {ort.get_available_providers()}",
-                hint="pip install 'fairlead[gpu]' on a machine with an NVIDIA GPU",
-            )
+        ort = import_onnxruntime(contender)
         self.runtime = f"onnxruntime {ort.__version__}"
         if contender.device == "cuda":
-            preload(ort)
             self.runtime += ", CUDA provider as installed: TF32 on"
         self._where = contender.model
         self._bound = contender.io_binding
         begin = time.perf_counter_ns()
-        self._session = _ort_session(ort, contender, provider)
+        self._session = ort_session(ort, contender, [PROVIDERS[contender.device]])
         self.creation_ms = (time.perf_counter_ns() - begin) / 1e6
-        if self._session.get_providers()[0] != provider:
-            raise MissingRuntimeError(
-                f"the session fell back to {self._session.get_providers()[0]}: not measured",
-                where=contender.model,
-                hint="is there a working GPU and driver? `fairlead doctor` says",
-            )
-        self.inputs = tuple(_ort_spec(i) for i in self._session.get_inputs())
-        self.outputs = tuple(_ort_spec(o) for o in self._session.get_outputs())
+        self.inputs = tuple(ort_spec(i) for i in self._session.get_inputs())
+        self.outputs = tuple(ort_spec(o) for o in self._session.get_outputs())
 
     def bind(self, feeds: Feeds) -> Call:
         """``session.run`` with its arguments, or ``run_with_iobinding`` on fixed buffers."""
@@ -171,7 +153,7 @@ class OpenVinoCaller:
     """An ONNX model in OpenVINO's CPU plugin, float32 pinned, compiled for the shapes it is fed."""
 
     def __init__(self, contender: Contender) -> None:
-        self._ov = _import("openvino", "fairlead[openvino]")
+        self._ov = import_runtime("openvino", "fairlead[openvino]")
         self.runtime = f"openvino {importlib.metadata.version('openvino')}"
         self._where = contender.model
         self._config = {
@@ -254,38 +236,6 @@ class SourceCaller:
     def close(self) -> None:
         """Close the framework's session."""
         self._session.close()
-
-
-def _import(name: str, extra: str) -> Any:
-    try:
-        return importlib.import_module(name)
-    except ImportError as error:
-        raise MissingRuntimeError(
-            f"{name} is not installed: {error}", hint=f"pip install '{extra}'"
-        ) from error
-
-
-def _ort_session(ort: Any, contender: Contender, provider: str) -> Any:
-    if not Path(contender.model).is_file():
-        raise UserError("no such model file", where=contender.model)
-    options = ort.SessionOptions()
-    options.graph_optimization_level = getattr(ort.GraphOptimizationLevel, LEVELS[contender.optimization])
-    options.intra_op_num_threads = contender.threads
-    options.inter_op_num_threads = 1
-    options.log_severity_level = 3
-    spinning = str(int(contender.allow_spinning))
-    options.add_session_config_entry("session.intra_op.allow_spinning", spinning)
-    try:
-        return ort.InferenceSession(contender.model, options, providers=[provider])
-    except Exception as error:
-        text = str(error).replace("\n", " ")
-        kind = UnsupportedModelError if "NOT_IMPLEMENTED" in text else UserError
-        raise kind(f"ONNX Runtime cannot load the model: {text}", where=contender.model) from error
-
-
-def _ort_spec(argument: Any) -> TensorSpec:
-    dtype = argument.type.removeprefix("tensor(").removesuffix(")")
-    return TensorSpec(argument.name, DTYPES.get(dtype, dtype), tuple(argument.shape))
 
 
 def _ov_spec(port: Any) -> TensorSpec:

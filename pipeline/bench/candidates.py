@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from optim.errors import UserError
-from pipeline.bench.contender import Contender
+from pipeline.bench.contender import Contender, CudaOptions
 from pipeline.bench.measure import usable_cpus
 from pipeline.config import TuneConfig
 
@@ -29,7 +29,9 @@ def cpu_candidates(
     found = {_settings(default): default}
     for label, path in models.items():
         for threads, spinning in _thread_settings(settings):
-            for runtime in settings.runtimes:
+            for runtime in ("onnxruntime", "openvino"):
+                if runtime not in settings.runtimes:
+                    continue
                 for level in settings.optimization if runtime == "onnxruntime" else ("all",):
                     made = Contender(
                         name=_name(runtime, label, level, threads, spinning=spinning),
@@ -43,9 +45,52 @@ def cpu_candidates(
     return tuple(found.values())
 
 
+def cuda_candidates(
+    models: Mapping[str, Path], settings: TuneConfig, *, cpu_fallback: bool = False
+) -> tuple[Contender, ...]:
+    """All combinations of graph, layout and TF32 on the GPU; one thread of the host feeds it.
+
+    Args:
+        models: graphs of the same model by the name of what made them.
+        settings: what to combine. Bound buffers and CUDA graphs come later, see ``cuda_refinements``.
+        cpu_fallback: let nodes run on the CPU that the GPU cannot run; else such a graph is refused.
+    """
+    if "cuda" not in settings.runtimes:
+        return ()
+    return tuple(
+        Contender(
+            name=f"{label}, CUDA, {layout}, {'TF32' if tf32 else 'TF32 off'}",
+            kind="onnx",
+            model=str(path),
+            device="cuda",
+            cuda=CudaOptions(layout=layout, tf32=tf32, cpu_fallback=cpu_fallback),
+        )
+        for label, path in models.items()
+        for layout in dict.fromkeys(settings.layout)
+        for tf32 in dict.fromkeys(settings.tf32)
+    )
+
+
+def cuda_refinements(winner: Contender, settings: TuneConfig, *, fixed_shapes: bool) -> tuple[Contender, ...]:
+    """Variants of a winner on the GPU: buffers bound once, and with them a CUDA graph for fixed shapes."""
+    if winner.cuda is None or True not in settings.io_binding:
+        return ()
+    graphs = [graph for graph in dict.fromkeys(settings.cuda_graph) if fixed_shapes or not graph]
+    return tuple(
+        winner.model_copy(
+            update={
+                "name": f"{winner.name}, bound{', graph' if graph else ''}",
+                "io_binding": True,
+                "cuda": winner.cuda.model_copy(update={"graph": graph}),
+            }
+        )
+        for graph in graphs
+    )
+
+
 def refinements(winner: Contender, settings: TuneConfig) -> tuple[Contender, ...]:
-    """Variants of a winner that save microseconds a call, whatever the graph and threads: I/O binding."""
-    if winner.kind != "onnx":
+    """Variants of a winner on the CPU that save microseconds a call, whatever its settings: I/O binding."""
+    if winner.kind != "onnx" or winner.cuda is not None:
         return ()
     return tuple(
         winner.model_copy(

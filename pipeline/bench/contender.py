@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal, TypeAlias
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from optim.contract import TensorSpec
 from pipeline.sources.contract import ConvertRequest
@@ -15,13 +15,25 @@ OrtLevel: TypeAlias = Literal["off", "basic", "extended", "all"]
 Kind: TypeAlias = Literal["source", "onnx", "openvino", "busy_wait"]
 
 
+class CudaOptions(BaseModel):
+    """What is stated to ONNX Runtime's CUDA provider; of what is not stated, its default counts."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    layout: Literal["NCHW", "NHWC"] = "NCHW"
+    tf32: bool = False
+    graph: bool = False  # replay a captured CUDA graph
+    cpu_fallback: bool = False  # nodes that the GPU cannot run may run on the CPU
+
+
 class Contender(BaseModel):
     """A model and how it is opened.
 
     ``source`` is opened in its own framework by ``pipeline.sources.open_native(request)``; ``onnx`` by ONNX
     Runtime; ``openvino`` is an ONNX file in OpenVINO's CPU plugin at float32; ``busy_wait`` spins for
     ``model`` microseconds and tells the cost of the measuring itself. ``io_binding`` (ONNX Runtime only)
-    keeps inputs and outputs in buffers that are bound once.
+    keeps inputs and outputs in buffers that are bound once. On ``cuda`` without ``cuda`` options the provider
+    is as the package installs.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -35,6 +47,15 @@ class Contender(BaseModel):
     allow_spinning: bool = False
     io_binding: bool = False
     device: Literal["cpu", "cuda"] = "cpu"
+    cuda: CudaOptions | None = None
+
+    @model_validator(mode="after")
+    def _options_fit(self) -> Contender:
+        if self.cuda is not None and (self.kind, self.device) != ("onnx", "cuda"):
+            raise ValueError("CUDA options are for ONNX Runtime on cuda")
+        if self.cuda is not None and self.cuda.graph and not self.io_binding:
+            raise ValueError("a CUDA graph needs bound buffers")
+        return self
 
     def file_bytes(self) -> int:
         """Size of the file, with its external data, or of all files of the folder."""

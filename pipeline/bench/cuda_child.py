@@ -20,7 +20,8 @@ import numpy as np
 from optim.contract import Array, Feeds
 from pipeline.bench.cuda import References, measure_matrix
 from pipeline.bench.cuda_compare import with_stock
-from pipeline.bench.cuda_device import TF32_OVERRIDE, find_device
+from pipeline.bench.cuda_device import find_device
+from pipeline.bench.cuda_libraries import TF32_OVERRIDE
 from pipeline.bench.records import CudaRecord, CudaResult, CudaSettings
 from pipeline.bench.torch_baseline import measure_compiled
 

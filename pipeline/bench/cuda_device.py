@@ -18,13 +18,12 @@ from optim.contract import Array, Feeds, Outputs
 from optim.errors import MissingRuntimeError, UnsupportedModelError, UserError
 from pipeline.bench.cuda import BoundModel, Device, provider_options
 from pipeline.bench.cuda_buffers import Buffers, find_buffers
-from pipeline.bench.cuda_libraries import preload
+from pipeline.bench.cuda_libraries import TF32_OVERRIDE, preload
 from pipeline.bench.nvml import GpuCondition, Nvml
 from pipeline.bench.records import CudaSettings
 
 CUDA: Final = "CUDAExecutionProvider"
 TENSORRT: Final = "TensorrtExecutionProvider"
-TF32_OVERRIDE: Final = "NVIDIA_TF32_OVERRIDE"
 
 
 def find_device() -> tuple[Device | None, str]:

@@ -7,6 +7,8 @@ from typing import Any, Final
 
 from pipeline.bench.host import gpus
 
+PROVIDER: Final = "CUDAExecutionProvider"
+TF32_OVERRIDE: Final = "NVIDIA_TF32_OVERRIDE"  # "0": no TF32 in the whole process; read once, by each library
 DEVICE_FILES: Final = (Path("/dev/nvidia0"), Path("/dev/nvidiactl"), Path("/dev/dxg"))  # the last: WSL
 
 
@@ -15,6 +17,19 @@ def why_no_gpu() -> str:
     if any(file.exists() for file in DEVICE_FILES) or gpus():
         return ""
     return "no NVIDIA GPU on this machine: no device file of its driver, and nvidia-smi lists none"
+
+
+def why_no_cuda() -> str:
+    """In words, why ONNX Runtime cannot be asked for CUDA here; empty where it may have it."""
+    if none := why_no_gpu():
+        return none
+    try:
+        import onnxruntime as ort
+    except ImportError as error:
+        return f"onnxruntime is not installed: {error}"
+    if PROVIDER not in ort.get_available_providers():
+        return "this ONNX Runtime has no CUDA provider; fairlead[gpu] brings one that has"
+    return ""
 
 
 def preload(ort: Any) -> None:

@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 
 from optim.contract import Feeds
 from optim.errors import FairleadError, GateNotMetError
-from pipeline.bench.callers import PROVIDERS
 from pipeline.bench.contender import Contender
+from pipeline.bench.ort_session import PROVIDERS
 from pipeline.bench.placement import placement, require_placement
 from pipeline.bench.profile import profile
 from pipeline.bench.records import DissectionRecord, Peaks

@@ -42,7 +42,10 @@ KERNEL_FLAGS: Final = (
     "amx_tile", "amx_int8", "amx_bf16", "asimd", "asimddp", "sve",
 )  # fmt: skip
 CPU_FOLDER: Final = Path("/sys/devices/system/cpu")
-CGROUP_CPU_STAT: Final = Path("/sys/fs/cgroup/cpu.stat")
+CGROUPS: Final = Path("/sys/fs/cgroup")
+OWN_CGROUPS: Final = Path("/proc/self/cgroup")
+CFS_QUOTA: Final = "cpu.cfs_quota_us"
+CFS_PERIOD: Final = "cpu.cfs_period_us"
 CLOCK_PROBE_STEPS: Final = 60_000
 
 
@@ -73,6 +76,7 @@ class Host:
     python: str
     gpus: tuple[Gpu, ...] = ()
     packages: Mapping[str, str] = field(default_factory=dict)
+    cpu_quota: float | None = None  # CPU seconds a second that the control group allows; None: no quota
 
     @property
     def fingerprint(self) -> str:
@@ -89,6 +93,8 @@ class Host:
             self.hypervisor,
             [asdict(g) for g in self.gpus],
         ]
+        if (quota := binding_quota(asdict(self))) is not None:
+            identity.append(quota)
         return hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:16]
 
 
@@ -128,6 +134,7 @@ def host() -> Host:
         python=platform.python_version(),
         gpus=gpus(),
         packages=package_versions(),
+        cpu_quota=cpu_quota(_text(OWN_CGROUPS), CGROUPS),
     )
 
 
@@ -188,7 +195,7 @@ def snapshot() -> Snapshot:
         clock_probe_ms=clock_probe_ms(),
         mhz=frequency.current if frequency else None,
         throttle_events=_throttle_events(),
-        quota_throttled_s=_quota_throttled_s(_text(CGROUP_CPU_STAT)),
+        quota_throttled_s=_quota_throttled_s(_text(CGROUPS / "cpu.stat")),
         cpu_s_by_process=_cpu_s_by_process(),
     )
 
@@ -223,9 +230,20 @@ def unlike(a: Mapping[str, Any], b: Mapping[str, Any]) -> tuple[str, ...]:
         for key in decisive
         if _plain(a.get(key)) != _plain(b.get(key))
     ]
+    before, now = binding_quota(a), binding_quota(b)
+    if before != now:
+        reasons.append(f"cpu_quota: {before or 'none'} against {now or 'none'}")
     if not reasons and a.get("fingerprint") != b.get("fingerprint"):
         reasons.append(f"fingerprint: {a.get('fingerprint')} against {b.get('fingerprint')}")
     return tuple(reasons)
+
+
+def binding_quota(facts: Mapping[str, Any]) -> float | None:
+    """The CPU quota of recorded facts, where it is less than the CPUs that the process may run on."""
+    quota = facts.get("cpu_quota")
+    if quota is None or quota >= facts.get("usable_threads", 0):
+        return None
+    return float(quota)
 
 
 def require_alike(a: Mapping[str, Any], b: Mapping[str, Any]) -> None:
@@ -281,6 +299,52 @@ def _throttle_events() -> int | None:
     files = list(CPU_FOLDER.glob("cpu[0-9]*/thermal_throttle/core_throttle_count"))
     counts = [int(t) for f in files if (t := _text(f)).isdigit()]
     return sum(counts) if counts else None
+
+
+def cpu_quota(own: str, root: Path) -> float | None:
+    """CPU seconds a second that this process's control group allows, or any group above it; None: no quota.
+
+    Args:
+        own: text of ``/proc/self/cgroup``: lines ``number:controllers:path``; version 2 names no controller.
+        root: where the groups are mounted, ``/sys/fs/cgroup``.
+    """
+    found = []
+    for line in own.splitlines():
+        controllers, _, path = line.partition(":")[2].partition(":")
+        if controllers == "":
+            found += [_quota_v2(_text(folder / "cpu.max")) for folder in _upwards(root, path)]
+        elif "cpu" in controllers.split(","):
+            for folder in _upwards(_mount(root, controllers), path):
+                found.append(_quota_v1(_text(folder / CFS_QUOTA), _text(folder / CFS_PERIOD)))
+    return min((quota for quota in found if quota is not None), default=None)
+
+
+def _mount(root: Path, controllers: str) -> Path:
+    """Of a version 1 controller: by the line's own words, or ``cpu``."""
+    return root / controllers if (root / controllers).is_dir() else root / "cpu"
+
+
+def _upwards(mount: Path, path: str) -> tuple[Path, ...]:
+    """The group's folder and all above it; in a container the path may be the host's, and only the mount is
+    there.
+    """
+    own = mount / path.strip("/")
+    if not own.resolve().is_relative_to(mount.resolve()):
+        return (mount,)
+    return tuple(folder for folder in (own, *own.parents) if folder.is_relative_to(mount))
+
+
+def _quota_v2(text: str) -> float | None:
+    """Of ``cpu.max``: ``quota period`` in microseconds, or ``max period``."""
+    match = re.fullmatch(r"(\d+) ([1-9]\d*)", text)
+    return int(match[1]) / int(match[2]) if match else None
+
+
+def _quota_v1(quota: str, period: str) -> float | None:
+    """Of ``cpu.cfs_quota_us``, -1 for none, and ``cpu.cfs_period_us``."""
+    if not quota.isdigit() or not period.isdigit() or int(period) == 0:
+        return None
+    return int(quota) / int(period)
 
 
 def _quota_throttled_s(stat: str) -> float | None:

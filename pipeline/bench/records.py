@@ -198,6 +198,7 @@ class ScenarioRecord(Record):
     raw_ms: tuple[float, ...]  # a query each; for offline the whole, a repeat each
     valid: bool
     reasons: tuple[str, ...]
+    notes: tuple[str, ...] = ()  # what bounded the load, where that was not the config
     grade: Grade | None = None  # None: measured before scenarios were graded
 
 
@@ -226,7 +227,7 @@ class Raced(Record):
 class TunedChoice(Record):
     """The best settings of one runtime, measured against the default in fresh processes after the race."""
 
-    runtime: Literal["onnxruntime", "openvino"]
+    runtime: Literal["onnxruntime", "openvino", "cuda"]  # cuda: ONNX Runtime on the GPU
     contender: Contender
     recipe: str
     latency_ms: float

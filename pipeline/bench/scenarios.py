@@ -41,6 +41,7 @@ LEAST_QUERIES: Final = 20
 GENERATOR_PER_S: Final = (
     2000.0  # arrivals nearer than half a millisecond measure the generator, not the server
 )
+_GENERATOR: Final = "is the most that our generator times well"
 KEPT_UP: Final = 0.95  # of the offered rate; below this the queue grows without end
 OFFLINE_REPEATS: Final = 7  # the median of six or more has an interval
 WARM_UP_WINDOW_S: Final = 0.05
@@ -151,6 +152,7 @@ def run_scenarios(
         chosen = fitted(load, latencies_ms[one.name], most_seconds)
         try:
             record = run_scenario(one, chosen, feeds, batch=batch)
+            record = record.model_copy(update={"notes": generator_notes(load, latencies_ms[one.name])})
             if chosen.bound_ms is not None and chosen.name == "server":
                 record = _with_highest_rate(record, one, chosen, feeds, latencies_ms[one.name])
             found.append(record)
@@ -182,8 +184,31 @@ def _with_highest_rate(
     def measure(rate: float) -> ScenarioRecord:
         return run_scenario(one, load.model_copy(update={"rate_per_s": rate}), feeds, batch=record.batch)
 
-    best = highest_rate(measure, 0.05 * capacity_per_s, 1.1 * capacity_per_s)
-    return record.model_copy(update={"highest_rate_per_s": best})
+    most = min(1.1 * capacity_per_s, GENERATOR_PER_S)
+    best = highest_rate(measure, min(0.05 * capacity_per_s, most / 2), most)
+    notes = record.notes
+    if most < 1.1 * capacity_per_s:
+        notes += (f"the highest rate was searched up to {most:,.0f}/s only, which {_GENERATOR}",)
+    return record.model_copy(update={"highest_rate_per_s": best, "notes": notes})
+
+
+def generator_notes(load: ScenarioConfig, latency_ms: float) -> tuple[str, ...]:
+    """Where our own generator bounds a server's load, and not the config or the model.
+
+    Args:
+        load: as in the config.
+        latency_ms: of one query in one session.
+    """
+    half = 0.5 * load.sessions * 1e3 / latency_ms
+    if load.name != "server":
+        return ()
+    if load.rate_per_s is None and half > GENERATOR_PER_S:
+        offered = f"offered {GENERATOR_PER_S:,.0f} queries a second, which {_GENERATOR}"
+        return (f"{offered}; half of what its sessions can do would be {half:,.0f}",)
+    if load.rate_per_s is not None and load.rate_per_s > GENERATOR_PER_S:
+        offered = f"{load.rate_per_s:,.0f} queries a second are more than {GENERATOR_PER_S:,.0f}, which"
+        return (f"{offered} {_GENERATOR}: latencies hold the generator's own delay",)
+    return ()
 
 
 def judge_scenario(

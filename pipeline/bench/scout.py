@@ -15,20 +15,24 @@ from typing import Final, Literal, TypeAlias
 from pipeline.bench.contender import Contender
 
 FAR: Final = 1.5  # times the leader's expected latency; interaction and noise are smaller than that
-RUNTIMES: Final[Mapping[str, Literal["onnxruntime", "openvino"]]] = {"openvino": "openvino"}
-
+Runtime: TypeAlias = Literal["onnxruntime", "openvino", "cuda"]
 Numerics: TypeAlias = tuple[str, str, str]
 Threads: TypeAlias = tuple[int, bool]
 
 
-def runtime_of(one: Contender) -> Literal["onnxruntime", "openvino"]:
-    """Whose bundle the candidate's settings would go into."""
-    return RUNTIMES.get(one.kind, "onnxruntime")
+def runtime_of(one: Contender) -> Runtime:
+    """Whose bundle the candidate's settings would go into; what a GPU does best says nothing of the CPU."""
+    if one.device == "cuda":
+        return "cuda"
+    return "openvino" if one.kind == "openvino" else "onnxruntime"
 
 
 def numerics(one: Contender) -> Numerics:
-    """What decides the numbers that come out: the runtime, the graph and the kernels."""
-    return one.kind, one.model, one.optimization
+    """What decides the numbers that come out: the runtime, the graph, the kernels; on a GPU its options."""
+    if one.device == "cpu":
+        return one.kind, one.model, one.optimization
+    stated = "as installed" if one.cuda is None else one.cuda.model_dump_json()
+    return one.kind, one.model, f"{one.optimization}, cuda {stated}"
 
 
 def threads(one: Contender) -> Threads:

@@ -13,12 +13,13 @@ from typing import Final
 from optim.contract import Feeds
 from optim.errors import FairleadError
 from optim.heads import saturating_heads
-from optim.model import load, sha256
-from pipeline.bench.candidates import cpu_candidates, refinements
+from optim.model import load, sha256, signature
+from pipeline.bench.candidates import cpu_candidates, cuda_candidates, cuda_refinements, refinements
 from pipeline.bench.child import Child
 from pipeline.bench.contender import Contender
+from pipeline.bench.cuda_libraries import why_no_cuda
 from pipeline.bench.records import Dropped, TuneRecord
-from pipeline.bench.tune import Parity, Race, Sameness, tune
+from pipeline.bench.tune import Parity, Race, Refine, Sameness, tune
 from pipeline.config import TuneConfig
 from pipeline.sources.contract import Progress
 from targets.closeness import Gate, closeness, worst
@@ -38,6 +39,7 @@ class Subject:
     raw: Path  # what recipes start from
     references: Sequence[Reference]
     gate: Gate
+    cpu_fallback: bool = False  # nodes that a GPU cannot run may run on the CPU
 
 
 def tune_model(
@@ -59,7 +61,10 @@ def tune_model(
     begin = time.monotonic()
     folder.mkdir(parents=True, exist_ok=True)
     models, failed = _variants(subject, settings, folder, progress)
-    candidates = cpu_candidates(subject.default, models, settings)
+    on_gpu, left_out = _on_gpu(subject, models, settings)
+    candidates = (*cpu_candidates(subject.default, models, settings), *on_gpu)
+    parity = parity_on(subject.references, subject.gate, subject.raw)
+    unlike: list[Dropped] = []
     key = sha256(subject.raw)[:16]
     race = Race(
         budget_s=settings.budget_s,
@@ -74,11 +79,60 @@ def tune_model(
         candidates,
         feeds,
         race,
-        parity=parity_on(subject.references, subject.gate, subject.raw),
-        refine=lambda winner: refinements(winner, settings),
+        parity=parity,
+        refine=refined(settings, parity, unlike),
         progress=progress,
     )
-    return record.model_copy(update={"dropped": (*failed, *record.dropped)})
+    return record.model_copy(update={"dropped": (*failed, *left_out, *record.dropped, *unlike)})
+
+
+def refined(settings: TuneConfig, parity: Parity, unlike: list[Dropped]) -> Refine:
+    """Small variants of a winner. On the GPU each is held to the references first, by its own call.
+
+    Args:
+        settings: what to vary.
+        parity: whether a variant is the same model; asked once of each.
+        unlike: gets those that are not.
+    """
+    known: dict[str, tuple[Contender, ...]] = {}
+
+    def refine(winner: Contender) -> tuple[Contender, ...]:
+        if winner.cuda is None:
+            return refinements(winner, settings)
+        if winner.name not in known:
+            kept = []
+            for one in cuda_refinements(winner, settings, fixed_shapes=not free_inputs(Path(winner.model))):
+                found = parity(one)
+                if found.reason:
+                    unlike.append(Dropped(name=one.name, stage=0, reason=f"parity: {found.reason}"))
+                else:
+                    kept.append(one)
+            known[winner.name] = tuple(kept)
+        return known[winner.name]
+
+    return refine
+
+
+def free_inputs(model: Path) -> tuple[str, ...]:
+    """Inputs with a dimension that is not fixed: a CUDA graph replays fixed shapes only."""
+    inputs, _outputs = signature(load(model))
+    return tuple(spec.name for spec in inputs if not all(isinstance(d, int) for d in spec.shape))
+
+
+def _on_gpu(
+    subject: Subject, models: Mapping[str, Path], settings: TuneConfig
+) -> tuple[tuple[Contender, ...], tuple[Dropped, ...]]:
+    """Candidates on the GPU, and what is left out of them with the reason."""
+    found = cuda_candidates(models, settings, cpu_fallback=subject.cpu_fallback)
+    if not found:
+        return (), ()
+    if why := why_no_cuda():
+        return (), (Dropped(name="CUDA", stage=0, reason=why),)
+    free = sorted({name for path in models.values() for name in free_inputs(path)})
+    if not free or True not in settings.cuda_graph:
+        return found, ()
+    reason = f"the shapes of its inputs are free ({', '.join(free)}); optimize.shapes fixes them"
+    return found, (Dropped(name="CUDA graph", stage=0, reason=reason),)
 
 
 def parity_on(references: Sequence[Reference], gate: Gate, model: Path) -> Parity:

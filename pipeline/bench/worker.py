@@ -26,6 +26,7 @@ from optim.contract import Feeds
 from optim.errors import FairleadError, InternalError
 from pipeline.bench.callers import Call, Caller, open_caller
 from pipeline.bench.contender import Contender, Opened, Usage
+from pipeline.bench.cuda_libraries import TF32_OVERRIDE
 
 PR_SET_PDEATHSIG: Final = 1
 JSON: Final = b"J"  # first byte of a reply: what follows
@@ -81,6 +82,8 @@ class Worker:
         self._caller: Caller | None = None
         self._feeds: Feeds = {}
         self._call: Call | None = None
+        self._runs = 0  # of the call on the feeds at hand
+        self._more: list[tuple[Caller, Call]] = []  # further sessions of scenarios, on the same feeds
 
     def answer(self, request: dict[str, Any]) -> dict[str, Any] | bytes:
         """The reply to one request; the name of the request is its key ``do``."""
@@ -90,13 +93,15 @@ class Worker:
             case "feeds":
                 with np.load(request["path"], allow_pickle=False) as arrays:
                     self._feeds = {name: arrays[name] for name in arrays.files}
-                self._call = None
+                self._call, self._runs = None, 0
+                self._close_more()
                 return {}
             case "run":
-                call = self._bound()
-                for _ in range(int(request["settle"])):
+                call, settle, runs = self._bound(), int(request["settle"]), int(request["runs"])
+                for _ in range(settle):
                     call()
-                return time_runs(call, int(request["runs"])).tobytes()
+                self._runs += settle + runs
+                return time_runs(call, runs).tobytes()
             case "outputs":
                 arrays = self._loaded().results(self._feeds)
                 np.savez(request["path"], **arrays)  # type: ignore[arg-type]  # numpy's own options
@@ -109,9 +114,15 @@ class Worker:
                 raise InternalError(f"the worker knows no request {unknown!r}")
 
     def close(self) -> None:
-        """Release the session."""
+        """Release all sessions."""
+        self._close_more()
         if self._caller is not None:
             self._caller.close()
+
+    def _close_more(self) -> None:
+        for caller, _call in self._more:
+            caller.close()
+        self._more.clear()
 
     def _loaded(self) -> Caller:
         if self._caller is None:
@@ -124,36 +135,45 @@ class Worker:
             self._call = self._loaded().bind(self._feeds)
         return self._call
 
+    def _sessions(self, count: int) -> list[Call]:
+        """The calls of ``count`` sessions: the first, and others that have run as often as it has.
+
+        The parent warms the first up until it has settled; so many runs warm up its like. They are kept for
+        the next repeat.
+        """
+        first = self._bound()
+        if self._contender is None:
+            raise InternalError("the worker was asked for a scenario before it was asked to open")
+        while len(self._more) < count - 1:
+            caller = open_caller(self._contender)
+            call = caller.bind(self._feeds)
+            self._more.append((caller, call))
+            for _ in range(max(self._runs, 1)):
+                call()
+        return [first, *(call for _caller, call in self._more[: count - 1])]
+
     def _scenario(self, settings: dict[str, Any]) -> bytes:
         """Nanoseconds of the whole and of each query. Each concurrent session is a session of its own."""
         from pipeline.bench import load
 
-        if self._contender is None:
-            raise InternalError("the worker was asked for a scenario before it was asked to open")
-        more = [open_caller(self._contender) for _ in range(int(settings["sessions"]) - 1)]
-        try:
-            runs = [self._bound(), *(caller.bind(self._feeds) for caller in more)]
-            for run in runs:
-                run()
-            begin = time.perf_counter_ns()
-            match settings["name"]:
-                case "server":
-                    due = load.poisson_arrivals(settings["rate_per_s"], settings["queries"], settings["seed"])
-                    latencies = load.serve(runs, due)
-                case "multi_stream":
-                    latencies = load.multi_stream(runs, settings["streams"], settings["queries"])
-                case "offline":
-                    latencies = np.array([load.offline(runs, settings["queries"])])
-                case _:
-                    latencies = time_runs(self._bound(), settings["queries"])
-            whole = time.perf_counter_ns() - begin
-        finally:
-            for caller in more:
-                caller.close()
+        runs = self._sessions(int(settings["sessions"]))
+        begin = time.perf_counter_ns()
+        match settings["name"]:
+            case "server":
+                due = load.poisson_arrivals(settings["rate_per_s"], settings["queries"], settings["seed"])
+                latencies = load.serve(runs, due)
+            case "multi_stream":
+                latencies = load.multi_stream(runs, settings["streams"], settings["queries"])
+            case "offline":
+                latencies = np.array([load.offline(runs, settings["queries"])])
+            case _:
+                latencies = time_runs(runs[0], settings["queries"])
+        whole = time.perf_counter_ns() - begin
         return np.array([whole, *latencies], dtype=np.int64).tobytes()
 
     def _open(self, contender: Contender) -> dict[str, Any]:
         self._contender = contender
+        os.environ.update(process_environment(contender))
         self._caller = open_caller(contender)
         opened = Opened(
             session_creation_ms=self._caller.creation_ms,
@@ -176,6 +196,13 @@ def thread_environment(threads: int, *, allow_spinning: bool) -> dict[str, str]:
         "OMP_WAIT_POLICY": "ACTIVE" if allow_spinning else "PASSIVE",
         "TF_CPP_MIN_LOG_LEVEL": "2",
     }
+
+
+def process_environment(contender: Contender) -> dict[str, str]:
+    """What the CUDA libraries read when they are loaded, once in a process; nothing for other contenders."""
+    if contender.cuda is None or contender.cuda.tf32:
+        return {}
+    return {TF32_OVERRIDE: "0"}
 
 
 def _die_with_parent(parent: int) -> None:

@@ -47,7 +47,7 @@ def bench(
     ] = None,
     queries: Annotated[
         int, typer.Option(min=1, help="Queries of a scenario, as its time allows; batches of offline.")
-    ] = 400,
+    ] = 1000,
     streams: Annotated[int, typer.Option(min=1, help="Samples of one multi_stream query.")] = 8,
     profile: Annotated[
         bool, typer.Option(help="Per-op profile, placement proof and roofline of each ONNX model.")

@@ -80,6 +80,7 @@ def _run_tuner(
         raw=models["raw"],
         references=tuple(load_reference(file) for file in stored),
         gate=Gate(gate.max_abs_over_range, gate.snr_db),
+        cpu_fallback=settings.allow_cpu_fallback,
     )
     folder = Path(context.config.store).absolute() / RACES
     feeds = _one_feed(inputs, wanted.batch, settings.seed, ranges)
@@ -192,7 +193,9 @@ def _file_tuner(
             child.open()
             references = tuple(Reference(n, f, child.outputs(f)) for n, f in given.items())
         path = Path(default.model)
-        subject = Subject(default, {"as given": path}, path, references, Gate())
+        subject = Subject(
+            default, {"as given": path}, path, references, Gate(), cpu_fallback=settings.allow_cpu_fallback
+        )
         feeds = _one_feed(inputs, wanted.batch, settings.seed, {})
         return tune_model(subject, wanted, feeds, folder, settings.seed, progress)
 

@@ -12,7 +12,8 @@ import pytest
 from optim.contract import Feeds
 from optim.errors import MissingRuntimeError, UserError
 from pipeline.bench.cuda import CudaSettings
-from pipeline.bench.cuda_device import TF32_OVERRIDE, GpuModel, _providers, _session, require_tf32
+from pipeline.bench.cuda_device import GpuModel, _providers, _session, require_tf32
+from pipeline.bench.cuda_libraries import TF32_OVERRIDE
 from pipeline.bench.nvml import GpuCondition, Nvml
 
 FEEDS = {"x": np.zeros((1, 1000), np.float32)}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -55,3 +56,45 @@ def test_snapshots_move_forward() -> None:
     assert after.busy_s >= before.busy_s
     assert before.clock_probe_ms > 0
     assert before.cpu_s_by_process
+
+
+@pytest.mark.parametrize(
+    ("own", "files", "quota"),
+    [
+        ("0::/box\n", {"box/cpu.max": "150000 100000"}, 1.5),
+        ("0::/box\n", {"box/cpu.max": "max 100000"}, None),
+        ("0::/\n", {"cpu.max": "50000 100000"}, 0.5),  # a container that sees its own group as the root
+        ("0::/a/b\n", {"a/cpu.max": "100000 100000", "a/b/cpu.max": "400000 100000"}, 1.0),  # the one above
+        ("0::/gone/from/here\n", {"cpu.max": "200000 100000"}, 2.0),  # the host's path in a container
+        ("0::/../../box\n", {"cpu.max": "200000 100000"}, 2.0),
+        ("0::/box\n", {"box/cpu.max": "garbage"}, None),
+        ("0::/box\n", {}, None),
+        ("", {"cpu.max": "50000 100000"}, None),
+        (
+            "3:cpuset:/\n1:cpu:/box\n0::/\n",
+            {"cpu/box/cpu.cfs_quota_us": "250000", "cpu/box/cpu.cfs_period_us": "100000"},
+            2.5,
+        ),
+        (
+            "4:cpu,cpuacct:/box\n",
+            {"cpu,cpuacct/box/cpu.cfs_quota_us": "-1", "cpu,cpuacct/box/cpu.cfs_period_us": "100000"},
+            None,
+        ),
+    ],
+)
+def test_the_quota_of_the_control_group(
+    own: str, files: dict[str, str], quota: float | None, tmp_path: Path
+) -> None:
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text + "\n")
+    assert hosts.cpu_quota(own, tmp_path) == quota
+
+
+def test_a_quota_makes_another_host_only_where_it_takes_cpus_away() -> None:
+    here = replace(hosts.host(), usable_threads=4, cpu_quota=None)
+    wide, narrow = replace(here, cpu_quota=4.0), replace(here, cpu_quota=1.5)
+    assert wide.fingerprint == here.fingerprint != narrow.fingerprint
+    facts = {"usable_threads": 4}
+    assert hosts.unlike(facts, {**facts, "cpu_quota": 8.0}) == ()  # older records do not hold it
+    assert hosts.unlike(facts, {**facts, "cpu_quota": 1.5}) == ("cpu_quota: none against 1.5",)

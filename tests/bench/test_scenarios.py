@@ -19,11 +19,13 @@ from pipeline.bench.scenarios import (
     OFFLINE_REPEATS,
     ScenarioRecord,
     fitted,
+    generator_notes,
     highest_rate,
     judge_scenario,
     run_scenario,
     run_scenarios,
 )
+from pipeline.bench.worker import Worker
 from pipeline.config import ScenarioConfig
 from tests.bench.models import chain, feeds
 
@@ -170,3 +172,77 @@ def test_every_scenario_on_every_contender_and_what_failed_is_named(tmp_path: Pa
     assert found[1].highest_rate_per_s is not None
     assert len(failed) == 2
     assert failed[0].startswith("scenario offline of gone")
+
+
+@pytest.mark.parametrize(
+    ("name", "rate_per_s", "latency_ms", "said"),
+    [
+        ("server", None, 10.0, ""),
+        ("server", None, 0.1, "offered 2,000 queries a second"),  # half of 10,000 would be 5,000
+        ("server", 1500.0, 0.1, ""),
+        ("server", 3000.0, 0.1, "3,000 queries a second are more than 2,000"),
+        ("offline", None, 0.1, ""),
+    ],
+)
+def test_where_the_generator_bounds_the_load_the_record_says_so(
+    name: str, rate_per_s: float | None, latency_ms: float, said: str
+) -> None:
+    given = ScenarioConfig.model_validate({"name": name, "rate_per_s": rate_per_s})
+    notes = generator_notes(given, latency_ms)
+    assert len(notes) == bool(said)
+    assert all(note.startswith(said) for note in notes)
+
+
+def test_a_model_quicker_than_the_generator_is_searched_up_to_its_limit() -> None:
+    quick = Contender(name="quick", kind="busy_wait", model="10")
+    server = ScenarioConfig(name="server", queries=400, bound_ms=1e-6)  # nothing keeps this bound
+    ((found,), failed) = run_scenarios(
+        [quick], [server], {}, batch=1, latencies_ms={"quick": 0.01}, most_seconds=1.0
+    )
+    assert failed == ()
+    assert found.highest_rate_per_s == 0.0
+    assert found.scenario.rate_per_s == 2000.0
+    offered, searched = found.notes
+    assert offered.startswith("offered 2,000 queries a second")
+    assert searched.startswith("the highest rate was searched up to 2,000/s only")
+
+
+class Counting:
+    """A loaded model that counts its calls."""
+
+    runtime, creation_ms, inputs, outputs = "counting", 0.0, (), ()
+
+    def __init__(self) -> None:
+        self.calls, self.closed = 0, False
+
+    def bind(self, _feeds: object) -> object:
+        def call() -> None:
+            self.calls += 1
+
+        return call
+
+    def close(self) -> None:
+        self.closed = True
+
+
+def test_further_sessions_are_warmed_as_the_first_was(monkeypatch: pytest.MonkeyPatch) -> None:
+    opened: list[Counting] = []
+
+    def open_counting(_contender: Contender) -> Counting:
+        opened.append(Counting())
+        return opened[-1]
+
+    monkeypatch.setattr("pipeline.bench.worker.open_caller", open_counting)
+    worker = Worker()
+    worker.answer({"do": "open", "contender": BUSY.model_dump(mode="json")})
+    worker.answer({"do": "run", "settle": 3, "runs": 20})
+    worker.answer({"do": "run", "settle": 0, "runs": 7})
+    offline = {"name": "offline", "sessions": 3, "queries": 0, "streams": 1, "rate_per_s": None, "seed": 0}
+    none = {**offline, "name": "single_stream"}
+    worker.answer({"do": "scenario", "settings": none})
+    assert [one.calls for one in opened] == [30, 30, 30]
+    worker.answer({"do": "scenario", "settings": {**offline, "queries": 30}})
+    assert len(opened) == 3  # kept, and warm
+    assert sum(one.calls for one in opened) == 90 + 30
+    worker.close()
+    assert all(one.closed for one in opened)

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pipeline.bench.candidates import cuda_candidates
 from pipeline.bench.contender import Contender
-from pipeline.bench.scout import expected, numerics, quickest_graphs, with_most_threads
+from pipeline.bench.scout import expected, numerics, quickest_graphs, runtime_of, with_most_threads
+from pipeline.config import TuneConfig
 
 
 def combinations(graphs: list[str], threads: list[int], kind: str = "onnx") -> list[Contender]:
@@ -61,3 +65,11 @@ def test_what_is_not_known_is_not_predicted(known: dict[tuple[str, str, str], fl
     candidates = combinations(["a", "b"], [1, 2])
     levels = {"onnx a 2": 1.0} if known else {}
     assert expected(candidates, known, levels) == dict.fromkeys(levels, 1.0)
+
+
+def test_a_gpu_races_apart_and_each_of_its_options_is_compared_for_itself() -> None:
+    on_gpu = cuda_candidates({"raw": Path("m")}, TuneConfig())
+    on_cpu = Contender(name="cpu", kind="onnx", model="m")
+    assert {runtime_of(one) for one in on_gpu} == {"cuda"}
+    assert runtime_of(on_cpu) == "onnxruntime"
+    assert len(with_most_threads([on_cpu, *on_gpu])) == 5  # two layouts, with TF32 and without

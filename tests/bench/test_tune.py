@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from optim.errors import GateNotMetError, UserError
-from pipeline.bench.candidates import cpu_candidates, refinements
+from pipeline.bench.candidates import cpu_candidates, cuda_candidates, refinements
 from pipeline.bench.contender import Contender
 from pipeline.bench.measure import Schedule
 from pipeline.bench.race_cost import timing_s
@@ -221,6 +221,28 @@ def test_each_runtime_has_its_own_winner() -> None:
     assert ours is not None
     assert (ours.contender.name, ours.verdict, ours.recipe) == ("tuned", "faster", "fast")
     assert ours.interval_ms[0] <= ours.latency_ms <= ours.interval_ms[1]
+
+
+def test_a_gpu_has_its_own_winner_and_tf32_stays_out_where_it_is_another_model() -> None:
+    default = Contender(name="default", kind="onnx", model="m")
+    field = [default, *cuda_candidates({"fast": Path("m")}, TuneConfig())]
+    speeds = {c.name: 5.0 if c.cuda is None else 1.0 - 0.3 * c.cuda.tf32 for c in field}
+    speeds["fast, CUDA, NHWC, TF32 off"] = 0.8
+    record = tune(
+        field,
+        {},
+        Race(budget_s=60, recipes={"m": "fast"}),
+        parity=lambda c: Sameness(1e-3, "rounded") if c.cuda and c.cuda.tf32 else Sameness(1e-7),
+        measure=simulated(speeds, []),
+    )
+    assert {d.name for d in record.dropped if d.stage == 0} == {n for n in speeds if n.endswith(", TF32")}
+    assert record.winner.runtime == "cuda"
+    assert record.winner.contender.name == "fast, CUDA, NHWC, TF32 off"
+    assert record.winner.contender.cuda is not None
+    assert record.winner.interval_ms[0] <= record.winner.latency_ms <= record.winner.interval_ms[1]
+    ours = record.choice_for("onnxruntime")  # the bundle's: still the CPU's
+    assert ours is not None
+    assert ours.contender == default
 
 
 def test_settings_that_are_no_faster_than_the_default_are_not_taken() -> None:
