@@ -25,6 +25,7 @@ from pipeline.commands.optimize import optimize, passes
 from pipeline.commands.options import Printed
 from pipeline.commands.parity import parity, record
 from pipeline.commands.run import plan, run
+from pipeline.interrupts import remember_interrupts
 from pipeline.standard_output import discard_output, open_closed_streams
 
 if TYPE_CHECKING:
@@ -80,6 +81,7 @@ def main() -> None:
     """Entry point: run a command, turn errors into messages and exit codes."""
     as_json = "--json" in sys.argv
     open_closed_streams()
+    remember_interrupts()
     try:
         app()
     except KeyboardInterrupt:

@@ -14,6 +14,7 @@ from filelock import FileLock
 
 from optim.errors import GateNotMetError
 from pipeline.config import Config
+from pipeline.interrupts import stop_if_interrupted
 from pipeline.load_config import load_config
 from pipeline.parity.verdict import summaries
 from pipeline.plan import Step, StepState, explain, make_plan, remember
@@ -85,6 +86,7 @@ def run(
             if state.step.stage == "export" and not done.record("parity", ParityRecord).passed:
                 continue  # never a bundle of a model that is not the same
             _execute(state, store, config, done, reporter)
+    stop_if_interrupted()
     remember(steps, store, config.name)
     out.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(out.parent / f".{out.name}.lock"):
@@ -95,6 +97,7 @@ def run(
 
 
 def _execute(state: StepState, store: Store, config: Config, done: _Progressed, reporter: Reporter) -> None:
+    stop_if_interrupted()
     step = state.step
     begin = time.perf_counter()
 
