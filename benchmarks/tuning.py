@@ -31,10 +31,11 @@ import numpy as np
 
 from benchmarks.zoo import REPOSITORY, built, network
 from optim.contract import Feeds
+from pipeline.affinity import usable_cpu_count
 from pipeline.bench.candidates import cpu_candidates, refinements
 from pipeline.bench.contender import Contender
 from pipeline.bench.host import environment
-from pipeline.bench.measure import Field, Schedule, usable_cpus
+from pipeline.bench.measure import Field, Schedule
 from pipeline.bench.records import TuneRecord
 from pipeline.bench.stats import Groups, compare_groups, judge
 from pipeline.bench.study import LEAST_EFFECT, calibration
@@ -99,7 +100,7 @@ def subject(name: str) -> Subject:
             VARIANTS.mkdir(parents=True, exist_ok=True)
             optimize_file(found.raw, out, recipe=recipe, progress=lambda _what, _share: None)
         models[recipe] = out
-    threads = len(usable_cpus()) or 1
+    threads = usable_cpu_count()
     default = Contender(
         name="default session",
         kind="onnx",
@@ -183,7 +184,7 @@ def bundle(name: str, seconds: float, budget_s: float) -> dict[str, Any]:
     """The tuner's choices against what one gets without tuning from either runtime."""
     chosen = subject(name)
     record = chosen.tuned(budget_s)
-    threads = len(usable_cpus()) or 1
+    threads = usable_cpu_count()
     openvino = Contender(
         name="openvino", kind="openvino", model=str(chosen.models["raw"]), threads=threads
     )  # fmt: skip

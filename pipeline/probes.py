@@ -7,7 +7,6 @@ may not work now.
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -15,6 +14,7 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from typing import Final, TypeVar
 
+from pipeline.affinity import usable_cpu_count
 from pipeline.sources.contract import Progress
 
 PROBE_LIMIT_S: Final = 120.0  # CUDA's first start can take a minute
@@ -158,7 +158,7 @@ def in_parallel(
     """
     found: dict[str, _Found] = {}
     progress(_under_way(probes), 0.0)
-    pool = ThreadPoolExecutor(workers or usable_cpus(), thread_name_prefix="probe")
+    pool = ThreadPoolExecutor(workers or usable_cpu_count(), thread_name_prefix="probe")
     try:
         futures = {pool.submit(probe): name for name, probe in probes.items()}
         for future in as_completed(futures):
@@ -167,11 +167,6 @@ def in_parallel(
     finally:
         pool.shutdown(cancel_futures=True)
     return {name: found[name] for name in probes}
-
-
-def usable_cpus() -> int:
-    """CPUs that this process may run on."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _under_way(names: Sequence[str] | Mapping[str, object]) -> str:

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from optim.errors import UserError
+from pipeline.affinity import usable_cpu_count
 from pipeline.bench.contender import Contender, CudaOptions
-from pipeline.bench.measure import usable_cpus
 from pipeline.config import TuneConfig
 
 
@@ -103,7 +103,7 @@ def refinements(winner: Contender, settings: TuneConfig) -> tuple[Contender, ...
 
 def _thread_settings(settings: TuneConfig) -> list[tuple[int, bool]]:
     """(threads, spinning); one thread has nobody to wait for."""
-    cpus = len(usable_cpus()) or 1
+    cpus = usable_cpu_count()
     counts = settings.threads or tuple(sorted({*(2**k for k in range(8) if 2**k <= cpus), cpus}))
     spinning = tuple(dict.fromkeys(settings.allow_spinning)) or (False,)
     return [(t, s) for t in dict.fromkeys(counts) for s in (spinning if t > 1 else (False,))]

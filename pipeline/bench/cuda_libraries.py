@@ -5,8 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Final
 
-from pipeline.bench.host import gpus
-
 PROVIDER: Final = "CUDAExecutionProvider"
 TF32_OVERRIDE: Final = "NVIDIA_TF32_OVERRIDE"  # "0": no TF32 in the whole process; read once, by each library
 DEVICE_FILES: Final = (Path("/dev/nvidia0"), Path("/dev/nvidiactl"), Path("/dev/dxg"))  # the last: WSL
@@ -14,6 +12,8 @@ DEVICE_FILES: Final = (Path("/dev/nvidia0"), Path("/dev/nvidiactl"), Path("/dev/
 
 def why_no_gpu() -> str:
     """In words, why this machine has no NVIDIA GPU that could be used; empty where it may have one."""
+    from pipeline.bench.host import gpus  # psutil with it, which a process that times a model has no use for
+
     if any(file.exists() for file in DEVICE_FILES) or gpus():
         return ""
     return "no NVIDIA GPU on this machine: no device file of its driver, and nvidia-smi lists none"

@@ -19,6 +19,7 @@ from typing import Any, Final
 import psutil
 
 from optim.errors import UserError
+from pipeline.affinity import usable_cpu_count
 
 PACKAGES: Final = (
     "fairlead",
@@ -121,9 +122,7 @@ def host() -> Host:
         cpu_model=_cpu_model(),
         cores=psutil.cpu_count(logical=False) or 0,
         threads=psutil.cpu_count() or 0,
-        usable_threads=len(os.sched_getaffinity(0))
-        if hasattr(os, "sched_getaffinity")
-        else os.cpu_count() or 0,
+        usable_threads=usable_cpu_count(),
         flags=tuple(f for f in KERNEL_FLAGS if f in flags),
         governor=_text(CPU_FOLDER / "cpu0/cpufreq/scaling_governor"),
         max_mhz=frequency.max if frequency else 0.0,

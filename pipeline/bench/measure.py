@@ -7,7 +7,6 @@ is stopped, so that threads that spin after a call take nothing from the others.
 
 from __future__ import annotations
 
-import os
 import random
 import time
 from collections.abc import Mapping, Sequence
@@ -19,6 +18,7 @@ from numpy.typing import NDArray
 
 from optim.contract import Feeds
 from optim.errors import FairleadError, UserError
+from pipeline.affinity import usable_cpus
 from pipeline.bench.child import Child
 from pipeline.bench.contender import Contender, Opened, Usage
 from pipeline.bench.stats import LEAST_ROUNDS, is_settled
@@ -259,11 +259,6 @@ def _measure_rounds(
             break
     for r in running:
         r.cpu_s = r.child.usage().cpu_s - before[r.child.pid]
-
-
-def usable_cpus() -> list[int]:
-    """CPUs that this process may run on; empty where the system does not say."""
-    return sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
 
 
 def _place(child: Child, drawn: Sequence[int]) -> None:

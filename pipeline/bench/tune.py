@@ -125,7 +125,7 @@ def tune(
         by_name={c.name: c for c in candidates},
         state=state,
         begin=time.monotonic() - state.spent_s - race.spent_s,
-        decisions=max(1, (len(candidates) - 1) * len(STAGE_S)),
+        confidence=1 - (1 - FAMILY_CONFIDENCE) / max(1, (len(candidates) - 1) * len(STAGE_S)),
         progress=progress,
     )
     if not state.started:
@@ -151,7 +151,7 @@ class _Course:
     by_name: dict[str, Contender]
     state: RaceState
     begin: float
-    decisions: int
+    confidence: float  # of each decision
     progress: Progress
     out_of_time: bool = False
 
@@ -261,15 +261,15 @@ class _Course:
         """One heat; changes the state. True when it was all of its runtime and the rest are equally good."""
         state, stage = self.state, self.state.stage
         whole = self._heat_is_all(heat)
-        schedule = self._stage_schedule()
-        confidence = 1 - (1 - FAMILY_CONFIDENCE) / self.decisions
-        groups = self.timed([self.by_name[n] for n in heat], self._processes(), schedule)
+        groups = self.timed([self.by_name[n] for n in heat], self._processes(), self._stage_schedule())
         there = [n for n in heat if n in groups]
         if not there:
             return False
         state.raced |= dict.fromkeys(there, stage + 1)
         leader = min(there, key=lambda n: state.levels[n])
-        ratios = {n: compare_groups(groups, leader, n, confidence=confidence) for n in there if n != leader}
+        ratios = {
+            n: compare_groups(groups, leader, n, confidence=self.confidence) for n in there if n != leader
+        }
         for name, ratio in ratios.items():
             if ratio.low > 1:
                 self._drop(name, stage + 1, f"slower than {leader}", ratio)
@@ -286,8 +286,8 @@ class _Course:
         for one in members:
             if one.name in groups:
                 state.levels[one.name] = _level(groups[one.name])
-            else:
-                self._drop_if_there(one.name, "could not be opened or run")
+            elif one.name in state.alive:
+                self._drop(one.name, state.stage + 1, "could not be opened or run")
         state.overhead_s += max(elapsed - timing_s(self._latencies(members), processes, schedule), 0.0)
         state.processes += processes * len(members)
         return groups
@@ -337,23 +337,19 @@ class _Course:
 
     def _affords(self, heat: Sequence[str]) -> bool:
         """Whether the heat can be run, and after it the last comparison."""
-        last = [self.by_name[n] for n in self.finalists()]
-        last += [one for own in self.finalists().values() for one in own]
-        last.append(self.default)
+        last = [self.default]
+        for leader, variants in self.finalists().items():
+            last += [self.by_name[leader], *variants]
         final = self.cost(last, LEAST_FINAL_PROCESSES, _schedule(FINAL_S[0], VERDICT_CONFIDENCE, 0))
         members = [self.by_name[n] for n in heat]
         return self.cost(members, self._processes(), self._stage_schedule()) + final < self.left()
 
     def _stage_schedule(self) -> Schedule:
-        confidence = 1 - (1 - FAMILY_CONFIDENCE) / self.decisions
-        return _schedule(STAGE_S[self.state.stage], confidence, self.race.seed + self.state.stage)
+        stage = self.state.stage
+        return _schedule(STAGE_S[stage], self.confidence, self.race.seed + stage)
 
     def _processes(self) -> int:
         return STAGE_PROCESSES[self.state.stage]
-
-    def _drop_if_there(self, name: str, reason: str) -> None:
-        if name in self.state.alive:
-            self._drop(name, self.state.stage + 1, reason)
 
     def _drop(self, name: str, stage: int, reason: str, ratio: Ratio | None = None) -> None:
         self.state.alive.remove(name)
@@ -399,7 +395,8 @@ def _conclude(course: _Course) -> TuneRecord:
         if one.name not in groups:
             continue
         choice = _choice(course, default, one, groups)
-        if one != default and one.kind == default.kind and choice.verdict != "faster" and same_model:
+        rival = one != default and runtime_of(one) == runtime_of(default)
+        if rival and choice.verdict != "faster" and same_model:
             course._note(one.name, "no faster than the default in fresh processes")
             choice = _choice(course, default, default, groups)
         choices[choice.runtime] = choice

@@ -83,6 +83,13 @@ def bench(
     from pipeline.store import write_atomically
 
     _check_options(tune, against, junit)
+    load = {
+        "sessions": sessions,
+        "rate_per_s": rate_per_s,
+        "bound_ms": bound_ms,
+        "queries": queries,
+        "streams": streams,
+    }
     settings = settings_from_options(
         BenchmarkConfig,
         device=device.value,
@@ -91,18 +98,7 @@ def bench(
         min_duration_s=min_duration_s,
         max_duration_s=max(30.0, 4 * min_duration_s),
         min_samples=min_samples,
-        scenarios=tuple(
-            settings_from_options(
-                ScenarioConfig,
-                name=one.value,
-                sessions=sessions,
-                rate_per_s=rate_per_s,
-                bound_ms=bound_ms,
-                queries=queries,
-                streams=streams,
-            )
-            for one in scenario
-        ),
+        scenarios=tuple(settings_from_options(ScenarioConfig, name=one.value, **load) for one in scenario),
         profile=profile or device is Device.CUDA,  # a CUDA run without a proof of placement proves nothing
         roofline=profile,
         tune=None if tune is None else TuneConfig(budget_s=tune),

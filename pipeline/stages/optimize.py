@@ -17,6 +17,7 @@ from optim.probes import probes_for
 from optim.recipes import RECIPES, Line, Recipe, recipe_named, recipe_of
 from optim.schedule import optimize
 from optim.timing import Stopwatch
+from pipeline.affinity import usable_cpu_count
 from pipeline.feeds import load_data
 from pipeline.records import CertificateRecord, LedgerLine, OptimizeRecord, RefusalRecord, RollbackRecord
 from pipeline.sources.contract import Progress
@@ -82,7 +83,7 @@ def optimize_file(
         chosen = replace(chosen, lines=(first, *chosen.lines))
         probed = model.clone()
         FreezeShapes(shapes, batch=None).apply(probed)  # the inputs tried must have the shapes to come
-    oracle = OrtOracle(threads=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1)
+    oracle = OrtOracle(threads=usable_cpu_count())
     try:
         ledger = optimize(
             model, chosen, oracle=oracle, probes=probes_for(probed, supplied), progress=progress

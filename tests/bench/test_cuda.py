@@ -301,7 +301,7 @@ def test_a_model_that_comes_in_float16_is_not_called_fp32(tmp_path: Path) -> Non
 
 def test_a_machine_without_a_gpu_says_so_plainly(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cuda_libraries, "DEVICE_FILES", ())
-    monkeypatch.setattr(cuda_libraries, "gpus", lambda: ())
+    monkeypatch.setattr("pipeline.bench.host.gpus", lambda: ())
     assert find_device()[0] is None
     assert find_device()[1].startswith("no NVIDIA GPU on this machine")
 

@@ -265,7 +265,7 @@ def test_without_a_gpu_cuda_is_left_out_and_named_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(cuda_libraries, "DEVICE_FILES", ())
-    monkeypatch.setattr(cuda_libraries, "gpus", lambda: ())
+    monkeypatch.setattr("pipeline.bench.host.gpus", lambda: ())
     given = subject(tmp_path)
     found, left_out = tune_model._on_gpu(given, given.models, TuneConfig())
     assert found == ()

@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 
 from optim.errors import UserError
+from pipeline.affinity import usable_cpu_count
 from pipeline.bench import load
 from pipeline.bench.contender import Contender
-from pipeline.bench.measure import usable_cpus
 from pipeline.bench.scenarios import (
     OFFLINE_REPEATS,
     ScenarioRecord,
@@ -113,7 +113,7 @@ def test_throughput_counts_the_time_of_work(
 def test_more_sessions_than_the_machine_has_cpus_cost_the_grade(tmp_path: Path) -> None:
     pytest.importorskip("onnxruntime")
     contender = Contender(name="m", kind="onnx", model=str(chain(tmp_path / "m.onnx", layers=3)))
-    many = len(usable_cpus()) + 1
+    many = usable_cpu_count() + 1
     record = run_scenario(contender, ScenarioConfig(name="offline", sessions=many, queries=20), feeds())
     assert record.grade is not None
     assert any(reason.startswith(f"{many} threads on") for reason in record.grade.reasons)

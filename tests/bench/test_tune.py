@@ -245,6 +245,24 @@ def test_a_gpu_has_its_own_winner_and_tf32_stays_out_where_it_is_another_model()
     assert ours.contender == default
 
 
+def test_a_gpu_that_is_no_faster_takes_nothing_from_the_cpus_winner() -> None:
+    speeds = {"default": 2.0, "tuned": 1.0, "gpu": 5.0}
+    devices = {"gpu": "cuda"}
+    field = [
+        Contender.model_validate(
+            {"name": n, "kind": "onnx", "model": "m", "threads": k + 1, "device": devices.get(n, "cpu")}
+        )
+        for k, n in enumerate(speeds)
+    ]
+    record = tune(field, {}, Race(budget_s=60), measure=simulated(speeds, []))
+    ours, gpu = record.choice_for("onnxruntime"), record.choice_for("cuda")
+    assert record.winner == ours
+    assert ours is not None
+    assert ours.contender.name == "tuned"
+    assert gpu is not None
+    assert (gpu.contender.name, gpu.verdict) == ("gpu", "slower")
+
+
 def test_settings_that_are_no_faster_than_the_default_are_not_taken() -> None:
     speeds = {"default": 1.0, "other": 0.9999}
     record = tune(named(*speeds), {}, Race(budget_s=60), measure=simulated(speeds, []))
