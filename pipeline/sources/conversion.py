@@ -8,6 +8,7 @@ would hold the weights at the same time.
 from __future__ import annotations
 
 import gc
+import re
 import shutil
 import tempfile
 import time
@@ -20,6 +21,7 @@ import onnx_ir as ir
 from optim import model as onnx_file
 from optim.errors import UserError
 from optim.passes.sign_pool_borders import SignPoolBorders
+from pipeline.sources import check_feeds
 from pipeline.sources.catalog import source_for
 from pipeline.sources.check_optimised import check_optimised
 from pipeline.sources.checks import Reference, check_file, check_graph, run_source
@@ -155,6 +157,7 @@ def draft_here(request: ConvertRequest, file: Path, progress: Progress = no_prog
     finally:
         session.close()
     state_ranks(model, references)
+    part_batches(model, references)
     inputs, outputs = onnx_file.signature(model)
     progress("write", 0.9)
     written = write_model(model, file)
@@ -193,6 +196,17 @@ def state_ranks(model: ir.Model, references: Sequence[Reference]) -> None:
         ranks = {reference.outputs[value.name].ndim for reference in references if value.name is not None}
         if value.shape is None and len(ranks) == 1:
             value.shape = ir.Shape([None] * ranks.pop())
+
+
+def part_batches(model: ir.Model, references: Sequence[Reference]) -> None:
+    """Where the source refuses inputs of one batch, first dimensions get names of their own, in place."""
+    specs = onnx_file.signature(model)[0]
+    if not check_feeds.in_one_size([reference.feeds for reference in references], specs):
+        return
+    for value in [*model.graph.inputs, *model.graph.outputs]:
+        if value.shape is not None and value.shape.rank() and not isinstance(value.shape[0], int):
+            stem = re.sub(r"\W+", "_", (value.name or "").removesuffix(":0"))
+            value.shape = ir.Shape([f"{stem}_dim0", *list(value.shape)[1:]])
 
 
 def check_here(draft: Draft, progress: Progress = no_progress) -> Checked:

@@ -22,6 +22,7 @@ from pipeline.sources.tf.graph import Edge, TfGraph, node_of
 from pipeline.sources.tf.graph_layers import graph_layers
 from pipeline.sources.tf.request import asked, shaped
 from pipeline.sources.tf.switches import freeze_switches
+from pipeline.sources.tf.text import as_text
 from targets.contract import Session
 
 
@@ -99,7 +100,9 @@ def convert_model_function(
 
 def training_switches(model: FunctionModel, request: ConvertRequest) -> dict[str, Frozen]:
     """Scalar inputs that only choose between training and inference, by name, with their inference value."""
+    named = {name.removesuffix(":0") for name in request.inputs}
     scalars = [one.name for one in model.specs if one.shape == () and one.dtype == "bool"]
+    scalars = [name for name in scalars if name not in named]
     open_ones = [name for name in scalars if asked_value(name, request) is None]
     if not open_ones:
         return {}
@@ -230,7 +233,7 @@ class FunctionSession:
         except (tf.errors.OpError, ValueError, TypeError) as error:
             raise UserError(f"TensorFlow rejects the inputs: {str(error)[:400]}") from error
         flat = flat_outputs(self._model, result)
-        return {name: np.asarray(flat[i]) for i, name in self._chosen}
+        return {name: as_text(np.asarray(flat[i])) for i, name in self._chosen}
 
     def run_float64(self, feeds: Feeds) -> Outputs:
         """Outputs in float64; raises UnsupportedModelError where TensorFlow cannot."""

@@ -20,6 +20,7 @@ from pipeline.sources.tf1_checkpoint import signature_of, variable_reader
 from targets.contract import Session
 
 _SERVING = "serving_default"
+_ASSETS = "saved_model_assets"
 
 
 class SavedModelSource:
@@ -63,7 +64,11 @@ class SavedModelSource:
             if variables.with_name("variables.index").is_file():
                 read = variable_reader(variables, meta_graph.graph_def)
             prepared = prepare(
-                meta_graph.graph_def, request, read_variable=read, signature=signature_of(meta_graph, request)
+                meta_graph.graph_def,
+                request,
+                read_variable=read,
+                signature=signature_of(meta_graph, request),
+                assets=_assets(meta_graph, folder),
             )
             self._prepared = (request, prepared)
         return self._prepared[1]
@@ -103,6 +108,24 @@ def _meta_graph(folder: Path) -> Any:
     if not graphs:
         raise UserError("the SavedModel holds no graph", where=str(folder))
     return next((graph for graph in graphs if "serve" in graph.meta_info_def.tags), graphs[0])
+
+
+def _assets(meta_graph: Any, folder: Path) -> dict[str, Path]:
+    """Files of the model by the tensor that holds their path; none outside ``assets/``."""
+    from tensorflow.core.protobuf import meta_graph_pb2
+
+    root = (folder / "assets").resolve()
+    found = {}
+    listed = list(meta_graph.asset_file_def)
+    for packed in meta_graph.collection_def[_ASSETS].any_list.value:  # as TensorFlow 1 lists them
+        asset = meta_graph_pb2.AssetFileDef()
+        if packed.Unpack(asset):
+            listed.append(asset)
+    for asset in listed:
+        file = (root / asset.filename).resolve()
+        if file.is_relative_to(root):
+            found[asset.tensor_info.name] = file
+    return found
 
 
 def _signature_function(folder: Path) -> FunctionModel:

@@ -61,7 +61,7 @@ def _fold(node: ir.Node, value: ir.Value, graph: ir.Graph) -> ir.Value | None:
     look = function(np.broadcast_to(np.zeros((), tensor.dtype.numpy()), tuple(tensor.shape.numpy())))
     name = output.name
     lazy = ir.LazyTensor(
-        lambda: ir.Tensor(np.ascontiguousarray(function(tensor.numpy()))),
+        lambda: ir.Tensor(np.asarray(function(tensor.numpy()), order="C")),
         dtype=ir.DataType.from_numpy(look.dtype),
         shape=ir.Shape(look.shape),
         name=name,

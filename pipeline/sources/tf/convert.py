@@ -17,6 +17,10 @@ from pipeline.sources.tf.batch_dimension import name_batch
 from pipeline.sources.tf.bias_adds import use_bias_adds
 from pipeline.sources.tf.control_flow import settle
 from pipeline.sources.tf.detach import detach_constants
+from pipeline.sources.tf.flow.flatten import flatten
+from pipeline.sources.tf.flow.functional import functionalise
+from pipeline.sources.tf.flow.recurrent import recurrent_calls
+from pipeline.sources.tf.fourier import write_out_complex
 from pipeline.sources.tf.function_graph import graph_of_function
 from pipeline.sources.tf.graph import Edge, GraphDef, TfGraph, by_name, make_identity, node_of
 from pipeline.sources.tf.lower import lower
@@ -25,7 +29,7 @@ from pipeline.sources.tf.random_ops import refuse_random
 from pipeline.sources.tf.resize_matrices import resize_by_matrices
 from pipeline.sources.tf.switches import set_placeholder
 from pipeline.sources.tf.symmetric_pads import write_symmetric_pads
-from pipeline.sources.tf.to_onnx import to_onnx
+from pipeline.sources.tf.to_onnx import NEWEST_OPSET, to_onnx
 from pipeline.sources.tf.unfuse import unfuse
 
 
@@ -102,13 +106,16 @@ def convert_graph(graph: TfGraph, request: ConvertRequest) -> TfResult:
     """
     ends = [edge.tensor for edge in graph.outputs]
     refuse_outside(graph.graph_def, ends, allowed=request.allow_custom_code)
-    graph_def = settle(graph.graph_def, ends)
+    graph_def, opset = settle(graph.graph_def, ends), min(request.opset, NEWEST_OPSET)
+    graph_def = flatten(graph_def, ends, recurrent_calls(graph_def, ends, opset))
     unfuse(graph_def)
+    write_out_complex(graph_def)
     lower(graph_def, request.opset)
     resize_by_matrices(graph_def)
     write_symmetric_pads(graph_def)
     use_bias_adds(graph_def)
     refuse_random(graph_def, ends)
+    graph_def = functionalise(graph_def, ends, opset)
     weights = detach_constants(graph_def, ends, dict(graph.weights))
     _keep_inputs(graph_def, graph)
     model = to_onnx(TfGraph(graph_def, graph.inputs, graph.outputs, weights), request.opset)

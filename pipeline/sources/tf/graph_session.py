@@ -18,6 +18,7 @@ from pipeline.sources.tf.double_precision import DoubleGraph
 from pipeline.sources.tf.fold import import_graph
 from pipeline.sources.tf.graph import Edge
 from pipeline.sources.tf.prepare import Prepared, rejected
+from pipeline.sources.tf.text import as_text
 
 _NO_KERNEL = re.compile(r"no OpKernel|only supports|do(es)? not (yet )?support")
 
@@ -42,6 +43,7 @@ class GraphSession:
         except (ValueError, TypeError) as error:
             raise rejected(error) from error
         self._session = tf.compat.v1.Session(graph=graph)
+        self._session.run(list(prepared.first))
         self._inputs = tuple(_spec(graph, edge) for edge in prepared.graph.inputs)
         self._outputs = tuple(_spec(graph, edge) for edge in prepared.graph.outputs)
         present = {op.name for op in graph.get_operations()}
@@ -83,7 +85,7 @@ class GraphSession:
                 hint="name outputs before the node at fault (--outputs)",
             ) from error
         names = [edge.name for edge in self._prepared.graph.outputs]
-        return dict(zip(names, map(np.asarray, values), strict=True))
+        return dict(zip(names, map(as_text, map(np.asarray, values)), strict=True))
 
     def layer_values(self, feeds: Feeds, layers: Collection[AnyLayer]) -> dict[str, Array]:
         """What the layers' tensors hold, by layer name."""

@@ -6,6 +6,9 @@ own inputs, and the traced nodes take the node's place.
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from pipeline.sources.tf.fold import import_graph
@@ -26,6 +29,15 @@ from pipeline.sources.tf.graph import (
 from pipeline.sources.tf.lowerings import FIRST_OPSET, LOWERINGS, Lowering
 
 
+@dataclass(frozen=True)
+class Traced:
+    """A rule's graph."""
+
+    graph_def: GraphDef
+    operands: Mapping[str, str]  # its placeholders → tensors of the graph around
+    outputs: tuple[tuple[str, int], ...]  # tensor, dtype (DataType)
+
+
 def lower(graph_def: GraphDef, opset: int) -> int:
     """Write out the ops that have a rule at ONNX ``opset``, in place; how many there were."""
     rules = {op: rule for op, rule in LOWERINGS.items() if opset >= FIRST_OPSET.get(op, 1)}
@@ -37,41 +49,59 @@ def lower(graph_def: GraphDef, opset: int) -> int:
     for node in found:
         traced = _traced(node, rules[node.op], graph, nodes)
         if traced is not None:
-            _splice(graph_def, node, *traced)
+            splice(graph_def, node, traced)
             done += 1
     return done
 
 
-def _traced(
-    node: NodeDef, rule: Lowering, graph: Any, nodes: dict[str, NodeDef]
-) -> tuple[GraphDef, dict[str, str], list[tuple[str, int]]] | None:
-    """The rule's graph, its placeholders' tensors in the outer graph, and its outputs with their dtypes."""
+def _traced(node: NodeDef, rule: Lowering, graph: Any, nodes: dict[str, NodeDef]) -> Traced | None:
+    operands = []
+    for tensor in data_inputs(node):
+        known = graph.get_tensor_by_name(tensor)
+        operands.append((tensor, known.dtype, known.shape))
+    return trace(lambda *arguments: rule(node, *arguments), operands, nodes)
+
+
+def trace(
+    rule: Callable[..., Sequence[Any] | None],
+    operands: Sequence[tuple[str, Any, Any]],
+    nodes: Mapping[str, NodeDef],
+) -> Traced | None:
+    """``rule`` run on placeholders of ``operands`` (tensor, dtype, shape), constants as they are; None where
+    it leaves its node alone."""
     import tensorflow as tf
 
     inner = tf.Graph()
     outer: dict[str, str] = {}
     with inner.as_default():
         arguments = []
-        for number, tensor in enumerate(data_inputs(node)):
+        for number, (tensor, dtype, shape) in enumerate(operands):
             source = nodes[node_of(tensor)]
             if source.op == "Const":
                 arguments.append(tf.constant(constant(source)))
                 continue
-            known = graph.get_tensor_by_name(tensor)
-            made = tf.compat.v1.placeholder(known.dtype, known.shape, name=f"argument{number}")
+            made = tf.compat.v1.placeholder(dtype, shape, name=f"argument{number}")
             outer[made.op.name] = tensor
             arguments.append(made)
-        results = rule(node, *arguments)
+        results = rule(*arguments)
     if results is None:
         return None
-    outputs = [(tensor.name, tensor.dtype.as_datatype_enum) for tensor in results]
-    return inner.as_graph_def(), outer, outputs
+    outputs = tuple((tensor.name, tensor.dtype.as_datatype_enum) for tensor in results)
+    return Traced(inner.as_graph_def(), outer, outputs)
 
 
-def _splice(
-    graph_def: GraphDef, node: NodeDef, inner: GraphDef, outer: dict[str, str], outputs: list[tuple[str, int]]
-) -> None:
-    scope = node.name
+def splice(graph_def: GraphDef, node: NodeDef, traced: Traced) -> None:
+    """Put what was traced in the place of ``node``, whose name its first output keeps."""
+    results = write_beside(graph_def, node.name, traced)
+    if len(results) > 1:
+        rename_inputs(graph_def, {f"{node.name}:{i}": one for i, one in enumerate(results) if i})
+    make_identity(node, results[0], traced.outputs[0][1])
+
+
+def write_beside(graph_def: GraphDef, name: str, traced: Traced) -> list[str]:
+    """Add what was traced to the graph, named after ``name``; the tensors of its outputs."""
+    inner, outer = traced.graph_def, traced.operands
+    scope = _free_scope(graph_def, name, [made.name for made in inner.node])
 
     def renamed(text: str) -> str:
         if is_control(text):
@@ -89,10 +119,11 @@ def _splice(
         copy.name = f"{scope}/{made.name}"
         del copy.input[:]
         copy.input.extend(renamed(text) for text in made.input)
-    if len(outputs) > 1:
-        rename_inputs(
-            graph_def,
-            {f"{scope}:{i}": tensor_name(renamed(name)) for i, (name, _) in enumerate(outputs) if i},
-        )
-    first, kind = outputs[0]
-    make_identity(node, tensor_name(renamed(first)), kind)
+    return [tensor_name(renamed(tensor)) for tensor, _ in traced.outputs]
+
+
+def _free_scope(graph_def: GraphDef, name: str, inner: Sequence[str]) -> str:
+    """``name``, or ``name/lowered`` … where the graph has nodes of such names."""
+    taken = {node.name for node in graph_def.node}
+    candidates = (name if number == 0 else f"{name}/lowered{number}" for number in itertools.count())
+    return next(one for one in candidates if taken.isdisjoint(f"{one}/{made}" for made in inner))

@@ -206,6 +206,78 @@ def _adjust_hue(node: NodeDef, images: Any, delta: Any) -> Sequence[Any]:
     return _hsv_to_rgb(node, tf.stack([tf.math.floormod(hue + delta, 1.0), saturation, value], -1))
 
 
+def _audio_spectrogram(node: NodeDef, samples: Any) -> Sequence[Any] | None:
+    """Power or magnitude of the bins of overlapping frames, [samples, channels] → [channels, frames, bins];
+    tensorflow/core/kernels/spectrogram.cc: a periodic Hann window, filled up to a power of two."""
+    import numpy as np
+    import tensorflow as tf
+
+    size, stride = node.attr["window_size"].i, node.attr["stride"].i
+    count = samples.shape[0] if samples.shape.rank else None
+    if count is None:
+        return None
+    length = 1 << max(size - 1, 1).bit_length() if size > 2 else 2
+    frames = max(1 + (int(count) - size) // stride, 0)
+    window = 0.5 - 0.5 * np.cos(2.0 * np.pi * np.arange(size) / size)
+    angles = 2.0 * np.pi * (np.outer(np.arange(size), np.arange(length // 2 + 1)) % length) / length
+    places = np.arange(frames)[:, None] * stride + np.arange(size)
+    framed = tf.reshape(tf.gather(tf.transpose(samples), places, axis=1), [-1, size])
+    parts = [
+        tf.matmul(framed, (window[:, None] * wave(angles)).astype(np.float32)) for wave in (np.cos, np.sin)
+    ]
+    power = tf.reshape(parts[0] * parts[0] + parts[1] * parts[1], [-1, frames, length // 2 + 1])
+    return [power if node.attr["magnitude_squared"].b else tf.sqrt(power)]
+
+
+def _mfcc(node: NodeDef, spectrogram: Any, rate: Any) -> Sequence[Any] | None:
+    """Mel-frequency cepstral coefficients of a power spectrogram [channels, frames, bins];
+    tensorflow/core/kernels/mfcc.cc: logarithms of mel bands, at least 1e-12, and their cosine transform."""
+    import numpy as np
+    import tensorflow as tf
+
+    known, bins = tf.get_static_value(rate), spectrogram.shape[-1] if spectrogram.shape.rank else None
+    if known is None or bins is None:
+        return None
+    attributes = {
+        key: (node.attr[key].f if key.endswith("limit") else node.attr[key].i) if key in node.attr else usual
+        for key, usual in (
+            ("upper_frequency_limit", 4000.0), ("lower_frequency_limit", 20.0),
+            ("filterbank_channel_count", 40), ("dct_coefficient_count", 13),
+        )
+    }  # fmt: skip
+    upper, lower, channels, coefficients = attributes.values()
+    bands = _mel_bands(int(bins), float(known), int(channels), lower, upper)
+    at = np.arange(channels) + 0.5
+    cosines = np.sqrt(2.0 / channels) * np.cos(np.pi / channels * np.outer(at, np.arange(coefficients)))
+    energies = tf.matmul(tf.sqrt(spectrogram), bands.astype(np.float32))
+    return [tf.matmul(tf.math.log(tf.maximum(energies, 1e-12)), cosines.astype(np.float32))]
+
+
+def _mel_bands(bins: int, rate: float, channels: int, lower: float, upper: float) -> Any:
+    """How much of each bin goes into each mel band, [bins, channels];
+    tensorflow/core/kernels/mfcc_mel_filterbank.cc"""
+    import numpy as np
+
+    def mel(frequency: Any) -> Any:
+        return 1127.0 * np.log1p(frequency / 700.0)
+
+    low = mel(lower)
+    centres = low + (mel(upper) - low) / (channels + 1) * np.arange(1, channels + 2)
+    width = 0.5 * rate / (bins - 1)
+    first, last = int(1.5 + lower / width), int(upper / width)
+    bands = np.zeros((bins, channels))
+    for place in range(max(first, 0), min(last, bins - 1) + 1):
+        here = mel(place * width)
+        channel = int(np.searchsorted(centres[:channels], here)) - 1
+        start = centres[channel] if channel >= 0 else low
+        share = (centres[channel + 1] - here) / (centres[channel + 1] - start)
+        if channel >= 0:
+            bands[place, channel] += share
+        if channel + 1 < channels:
+            bands[place, channel + 1] += 1.0 - share
+    return bands
+
+
 FIRST_OPSET: Mapping[str, int] = {"ScatterNd": 16}
 """ONNX opset from which a rule's own ops can be converted, where that is not the first."""
 
@@ -229,4 +301,6 @@ LOWERINGS: Mapping[str, Lowering] = {
     "HSVToRGB": _hsv_to_rgb,
     "AdjustSaturation": _adjust_saturation,
     "AdjustHue": _adjust_hue,
+    "AudioSpectrogram": _audio_spectrogram,
+    "Mfcc": _mfcc,
 }

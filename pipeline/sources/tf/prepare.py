@@ -10,6 +10,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
@@ -47,6 +48,7 @@ from pipeline.sources.tf.inline import inline_calls
 from pipeline.sources.tf.outside_ops import refuse_outside
 from pipeline.sources.tf.request import asked, needs_shape, shaped
 from pipeline.sources.tf.switches import freeze_modes, freeze_switches, set_placeholder, use_defaults
+from pipeline.sources.tf.tables import fill_tables, find_tables, write_out_tables
 from pipeline.sources.tf.unfuse import unfuse
 
 ReadVariable = Callable[[str], Array | None]
@@ -80,6 +82,7 @@ class Prepared:
     reference_feeds: Mapping[str, float]  # frozen placeholders of the reference, by tensor name
     frozen: tuple[Frozen, ...]
     notes: tuple[str, ...]
+    first: tuple[str, ...] = ()  # nodes of the reference that TensorFlow runs once, before all else
 
 
 def prepare(
@@ -88,6 +91,7 @@ def prepare(
     *,
     read_variable: ReadVariable | None = None,
     signature: Signature | None = None,
+    assets: Mapping[str, Path] | None = None,
 ) -> Prepared:
     """Prepare ``graph_def`` (changed in place).
 
@@ -98,6 +102,7 @@ def prepare(
     notes: list[str] = []
     clean(graph_def)
     pass_through(graph_def)
+    tables = find_tables(graph_def, assets)
     outputs = _outputs(graph_def, request, signature, notes)
     cut = _cut(graph_def, request, signature, outputs)
     pruned = prune(graph_def, [edge.tensor for edge in outputs])
@@ -113,13 +118,17 @@ def prepare(
     if dropped and _is_training(graph_def):
         notes.append(f"{dropped} of {len(graph_def.node)} nodes do not serve the outputs and were cut away")
     weights = detach_constants(pruned, ends, stored)
-    frozen, reference, feeds, settled = _freeze(pruned, ends, request, cut, modes, notes)
+    frozen, reference, feeds, settled = _freeze(
+        pruned, ends, request, cut, _named(request, signature), modes, notes
+    )
+    write_out_tables(settled, tables)
+    first = fill_tables(reference, tables)
     name_constants(settled, roots, ends)
     edges = _inputs(settled, reference, request, signature, cut, set(weights))
     _refuse_unknown_inputs(graph_def, request, edges)
     return Prepared(
         TfGraph(settled, edges, outputs, weights), TfGraph(reference, edges, outputs, weights), feeds, frozen,
-        tuple(notes),
+        tuple(notes), first,
     )  # fmt: skip
 
 
@@ -188,6 +197,12 @@ def _cut(
             raise UserError(f"'{tensor}' is named both as input and output")
         cut.add(cut_tensor(graph_def, node, tensor))
     return cut
+
+
+def _named(request: ConvertRequest, signature: Signature | None) -> set[str]:
+    """Nodes that the user calls inputs."""
+    known = signature.inputs if signature is not None else {}
+    return {node_of(known.get(name.removesuffix(":0"), name)) for name in request.inputs}
 
 
 def _read_variables(
@@ -274,6 +289,7 @@ def _freeze(
     ends: list[str],
     request: ConvertRequest,
     cut: set[str],
+    named: set[str],
     modes: list[str],
     notes: list[str],
 ) -> tuple[tuple[Frozen, ...], GraphDef, dict[str, float], GraphDef]:
@@ -299,7 +315,7 @@ def _freeze(
             if name in by_name(work):
                 set_placeholder(by_name(work)[name], value)
         work = prune(work, ends)
-        frozen |= freeze_switches(work, ends)
+        frozen |= freeze_switches(work, ends, named)
         asked_for = {name for name in cut if asked(f"{name}:0", request) is not None}
         frozen |= use_defaults(work, asked_for)
         _defaults_to_placeholders(work)

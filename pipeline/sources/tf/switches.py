@@ -8,7 +8,7 @@ inference. Keep probabilities of dropout are handled in ``dropout.py``.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 
@@ -37,14 +37,22 @@ _TRAINING_NAME = re.compile(r"train|learning_phase|dropout|phase", re.IGNORECASE
 _TESTING_NAME = re.compile(r"test|infer|eval|predict|deterministic", re.IGNORECASE)
 # What is left of training in a graph, and how surely it means training.
 _WEIGHT_RANDOM, _WEIGHT_UPDATE, _WEIGHT_BATCH_NORM, _WEIGHT_STATISTIC = 1000, 300, 100, 1
-_STATISTICS = frozenset({"Mean", "SquaredDifference", "Moments", "SufficientStatistics"})
+# A mean alone is no sign of training: pooling takes means too.
+_STATISTICS = frozenset({"SquaredDifference", "Moments", "SufficientStatistics"})
 _UPDATES = re.compile(r"^(Resource)?(Assign|Apply|Scatter)")
 
 
-def freeze_switches(graph_def: GraphDef, outputs: list[str]) -> dict[str, Frozen]:
-    """Replace training switches by their inference values, in place; what was frozen, by node name."""
+def freeze_switches(
+    graph_def: GraphDef, outputs: list[str], named: Collection[str] = ()
+) -> dict[str, Frozen]:
+    """Replace training switches by their inference values, in place; what was frozen, by node name.
+
+    What the user has ``named`` as inputs stays one, unless it turns random numbers on.
+    """
     frozen: dict[str, Frozen] = {}
     for name in _switches(graph_def):
+        if name in named and not _draws(graph_def, outputs, name):
+            continue
         chosen = _inference_value(graph_def, outputs, name)
         if chosen is None:
             continue
@@ -158,6 +166,25 @@ def _only_decides(name: str, nodes: Mapping[str, NodeDef], readers: Mapping[str,
 
 
 def _inference_value(graph_def: GraphDef, outputs: list[str], name: str) -> tuple[bool, str] | None:
+    scores = _scores(graph_def, outputs, name)
+    if len(scores) == 2 and scores[False] != scores[True]:
+        value = min(scores, key=lambda v: scores[v])
+        return value, "training switch: this value leaves no batch statistics, updates or random ops behind"
+    if _TESTING_NAME.search(name) and not _TRAINING_NAME.search(name):
+        return True, "switch named like inference"
+    if _TRAINING_NAME.search(name):
+        return False, "switch named like training; both values give the same kind of graph"
+    return None
+
+
+def _draws(graph_def: GraphDef, outputs: list[str], name: str) -> bool:
+    """Whether one of the switch's values, and not the other, draws random numbers."""
+    scores = _scores(graph_def, outputs, name).values()
+    return len(scores) == 2 and max(scores) - min(scores) >= _WEIGHT_RANDOM
+
+
+def _scores(graph_def: GraphDef, outputs: list[str], name: str) -> dict[bool, int]:
+    """How much of training each value of the switch leaves in the graph."""
     scores: dict[bool, int] = {}
     for value in (False, True):
         trial = type(graph_def)()
@@ -167,14 +194,7 @@ def _inference_value(graph_def: GraphDef, outputs: list[str], name: str) -> tupl
             scores[value] = _trainingness(settle(trial, outputs))
         except (ValueError, UnsupportedModelError):
             continue
-    if len(scores) == 2 and scores[False] != scores[True]:
-        value = min(scores, key=lambda v: scores[v])
-        return value, "training switch: this value leaves no batch statistics, updates or random ops behind"
-    if _TESTING_NAME.search(name) and not _TRAINING_NAME.search(name):
-        return True, "switch named like inference"
-    if _TRAINING_NAME.search(name):
-        return False, "switch named like training; both values give the same kind of graph"
-    return None
+    return scores
 
 
 def _trainingness(graph_def: GraphDef) -> int:

@@ -15,8 +15,11 @@ from onnx_ir.passes.common import RemoveUnusedNodesPass
 from optim.errors import UnsupportedModelError
 from pipeline.sources.canonical_names import canonicalise
 from pipeline.sources.tf.attach import attach_weights
+from pipeline.sources.tf.flow.subgraph import OWN_SHAPES
 from pipeline.sources.tf.fold import import_graph
 from pipeline.sources.tf.graph import TfGraph
+from pipeline.sources.tf.loop_outputs import stack_loop_outputs
+from pipeline.sources.tf.sequence_lengths import clamp_lengths
 
 _LOOP_OPS = frozenset({"TensorArrayV3", "Enter", "While", "StatelessWhile", "LoopCond"})
 _RUNNING_NUMBER = re.compile(r"__\d+")
@@ -34,6 +37,9 @@ def to_onnx(graph: TfGraph, opset: int) -> ir.Model:
     model = serde.deserialize_model(proto)
     attach_weights(model, graph.weights)
     RemoveUnusedNodesPass()(model)
+    clamp_lengths(model)
+    if stack_loop_outputs(model):
+        RemoveUnusedNodesPass()(model)
     _use_current_resize(model)
     _name_free_dimensions(model)
     canonicalise(model)
@@ -44,6 +50,7 @@ def _run_tf2onnx(graph: TfGraph, opset: int) -> Any:
     from tf2onnx import optimizer
 
     _keep_batch_norms()
+    _use_own_argument_shapes()
     passes = _reproducible_optimizers(optimizer)
     with _listening() as log:
         try:
@@ -66,6 +73,18 @@ def _keep_batch_norms() -> None:
     from tf2onnx.optimizer import back_to_back_optimizer
 
     back_to_back_optimizer._func_map.pop(("Conv", "BatchNormalization"), None)
+
+
+def _use_own_argument_shapes() -> None:
+    """tf2onnx gives a function's arguments the shapes of the operands that it is called with: those of a
+    loop's first round only, and for an If moved by one place. Ours say themselves what holds always."""
+    from tensorflow.python.framework.function_def_to_graph import function_def_to_graph
+    from tf2onnx import tf_loader
+
+    def with_own_shapes(fdef: Any, input_shapes: Any = None) -> Any:
+        return function_def_to_graph(fdef, None if OWN_SHAPES in fdef.attr else input_shapes)
+
+    tf_loader.function_def_to_graph = with_own_shapes
 
 
 def _reproducible_optimizers(optimizer: Any) -> dict[str, Any]:

@@ -15,6 +15,8 @@ _HANDLERS: tuple[tuple[tuple[str, ...], str], ...] = (
     (("Bucketize",), "bucketize"),
     (("ApproximateEqual",), "approximate_equal"),
     (("Select", "SelectV2"), "select"),
+    (("While", "StatelessWhile"), "while_loop"),
+    (("LookupTableFindV2",), "lookup_table"),
 )
 # The opsets at which tf2onnx may look a handler up.
 _FIRST_OPSET, _LAST_OPSET = 1, 18
