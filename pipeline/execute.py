@@ -34,6 +34,7 @@ from pipeline.sources.warm_child import WarmChild
 from pipeline.stages.catalog import stage_named
 from pipeline.stages.contract import BUNDLE, DIVERGENCE, RECORD_FILE, StageContext, read_record
 from pipeline.store import Store, replace_folder, write_atomically
+from targets.contract import State
 
 _Kind = TypeVar("_Kind", bound=Record)
 
@@ -189,8 +190,12 @@ def _record(
 
 
 def _summaries(parity: ParityRecord, bundles: tuple[BundleRecord, ...]) -> tuple[ParitySummary, ...]:
-    """One line a question."""
-    compared = [one for one in bundles if one.max_abs_over_range is not None and one.snr_db is not None]
+    """One line a question; none of a bundle that was not executed as it is made for, a GPU's on the CPU."""
+    compared = [
+        one
+        for one in bundles
+        if one.max_abs_over_range is not None and one.snr_db is not None and one.state is not State.PRODUCED
+    ]
     artefacts = (
         ParitySummary(
             question=f"reference_vs_artefact:{one.target}",

@@ -321,7 +321,7 @@ def fitted(array: Array, spec: TensorSpec, *, where: str = "") -> Array:
     refuse_nonfinite(array, spec.name, where=where)
     if np.dtype(spec.dtype).kind in "iu" and array.dtype.kind == "f" and not np.all(array == np.rint(array)):
         raise UserError(f"fractions for the integer input {spec.name!r}", where=where, expected=spec.dtype)
-    return np.ascontiguousarray(array.astype(spec.dtype, copy=False))
+    return np.asarray(array.astype(spec.dtype, copy=False), order="C")  # a scalar stays one
 
 
 def refuse_nonfinite(array: Array, name: str, *, where: str = "") -> None:
@@ -462,6 +462,21 @@ def with_shapes(
         else spec
         for spec in specs
     )
+
+
+def fixed_by(specs: Sequence[TensorSpec], other: Sequence[TensorSpec]) -> tuple[TensorSpec, ...]:
+    """Specs with the sizes that they leave free and ``other`` of the same name and rank fixes."""
+    by_name = {spec.name: spec.shape for spec in other}
+    found = []
+    for spec in specs:
+        sizes = by_name.get(spec.name, ())
+        if len(sizes) == len(spec.shape):
+            pairs = zip(spec.shape, sizes, strict=True)
+            shape = tuple(b if isinstance(b, int) and not isinstance(a, int) else a for a, b in pairs)
+            found.append(replace(spec, shape=shape))
+        else:
+            found.append(spec)
+    return tuple(found)
 
 
 def batch_size(specs: Sequence[TensorSpec], wanted: int) -> int:

@@ -56,6 +56,7 @@ _CODE: Mapping[str, tuple[str, ...]] = {
         "pipeline/feeds.py",
         "pipeline/stages/calibration.py",
         "pipeline/stages/export.py",
+        "pipeline/stages/tuned_settings.py",
     ),
 }
 # Stages whose result belongs to the machine it was made on.

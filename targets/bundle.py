@@ -157,6 +157,7 @@ def verify_bundle(
     target: Target | None = None,
     gate: Gate | None = None,
     public_key: Path | None = None,
+    device: str | None = None,
 ) -> BundleVerdict:
     """Check a bundle where it stands: its files against the manifest, its outputs against the references.
 
@@ -165,9 +166,10 @@ def verify_bundle(
         target: opens the artefact; by default the one the manifest names.
         gate: bounds to hold; by default those in the manifest.
         public_key: whose signature the bundle must carry; without one a signature is not judged.
+        device: judge on it alone, ``cpu`` for a bundle that is made for a GPU; else on all it is made for.
 
     Raises:
-        UserError: there is no bundle in ``folder``, or no key at ``public_key``.
+        UserError: there is no bundle in ``folder``, no key at ``public_key``, or nothing for ``device``.
         MissingRuntimeError: a signature is to be checked and model-signing is not installed.
     """
     manifest = read_manifest(folder)
@@ -182,7 +184,7 @@ def verify_bundle(
         chosen = target or target_named(manifest.target)
     except UserError as error:
         return verdict_of(manifest, State.FAILED, None, [str(error)], "not executed: unknown target")
-    return replay(folder, manifest, chosen, bounds)
+    return replay(folder, manifest, chosen, bounds, device)
 
 
 def _fill(

@@ -30,12 +30,17 @@ _ROOT: Final = Path(__file__).resolve().parents[1]
 RUNTIMES: Final = Path(__file__).parent / "templates" / "runtimes"
 _NOWHERE: Final = "http://127.0.0.1:9"  # the discard port: a library that phones home is refused at once
 _LOG_TAIL: Final = 1500
+GPU_VARIABLES: Final = ("CUDA_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER", "NVIDIA_TF32_OVERRIDE")
 
 
 class Child:
-    """One worker process in a private folder, which goes with it."""
+    """One worker process in a private folder, which goes with it.
 
-    def __init__(self) -> None:
+    Args:
+        gpu: let it see the GPUs that this process sees; else none, so that no framework takes one.
+    """
+
+    def __init__(self, *, gpu: bool = False) -> None:
         self._home = Path(tempfile.mkdtemp(prefix="fairlead-child-"))
         self._log = (self._home / "log").open("w+b")
         to_child, write_end = os.pipe()
@@ -44,7 +49,7 @@ class Child:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "targets.child_worker", str(to_child), str(from_child)],
                 cwd=self._home,
-                env=_environment(self._home),
+                env=_environment(self._home, gpu=gpu),
                 pass_fds=(to_child, from_child),
                 stdin=subprocess.DEVNULL,
                 stdout=self._log,
@@ -154,15 +159,16 @@ class ChildSession:
         target: name of ``templates/runtimes/<target>.py``.
         folder: where the artefact's files are.
         artefact: its options hold the ``signature`` that ``signature_facts`` wrote.
+        gpu: the runtime runs on a GPU.
 
     Raises:
         MissingRuntimeError: the runtime is not installed.
         FairleadError: it does not load the artefact.
     """
 
-    def __init__(self, target: str, folder: Path, artefact: Artefact) -> None:
+    def __init__(self, target: str, folder: Path, artefact: Artefact, *, gpu: bool = False) -> None:
         self.inputs, self.outputs = _specs(artefact.options["signature"])
-        self._child = Child()
+        self._child = Child(gpu=gpu)
         manifest = {"artefact": {"files": list(artefact.files), "options": dict(artefact.options)}}
         try:
             answer, _ = self._child.ask(
@@ -217,16 +223,20 @@ def _specs(signature: Any) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ..
     return inputs, outputs
 
 
-def _environment(home: Path) -> dict[str, str]:
+def _environment(home: Path, *, gpu: bool = False) -> dict[str, str]:
     kept = {
         k: v
         for k, v in os.environ.items()
         if k in ("PATH", "LD_LIBRARY_PATH", "LANG", "LC_ALL", "SYSTEMROOT", "CHROMIUM", "TRITON_URL")
     }
     threads = dict.fromkeys(("OMP_NUM_THREADS", "TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS"), "1")
+    hidden = {} if gpu else {"CUDA_VISIBLE_DEVICES": "-1"}
+    seen = {k: v for k, v in os.environ.items() if gpu and k in GPU_VARIABLES}
     return {
         **kept,
         **threads,
+        **seen,
+        **hidden,
         "HOME": str(home),
         "TMPDIR": str(home),
         "PYTHONPATH": os.pathsep.join([str(_ROOT), os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep),
@@ -234,7 +244,6 @@ def _environment(home: Path) -> dict[str, str]:
         "PYTHONDONTWRITEBYTECODE": "1",
         "TF_CPP_MIN_LOG_LEVEL": "3",
         "TF_ENABLE_ONEDNN_OPTS": "0",  # oneDNN reorders sums; parity wants the plain kernels
-        "CUDA_VISIBLE_DEVICES": "-1",
         "KERAS_BACKEND": "tensorflow",
         "MALLOC_MMAP_THRESHOLD_": str(1 << 20),  # or glibc keeps large blocks that were freed
         **dict.fromkeys(("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"), _NOWHERE),

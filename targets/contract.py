@@ -16,7 +16,7 @@ class State(StrEnum):
     """How far an artefact is proved."""
 
     VERIFIED = "verified"  # loaded again by a runtime and compared with the references
-    PRODUCED = "produced, not executed"  # no runtime for it on this machine
+    PRODUCED = "produced, not executed"  # no runtime for it, or for all of it, on this machine
     UNSUPPORTED = "unsupported"  # the model holds something the target cannot express
     FAILED = "failed"  # built, but wrong or not loadable
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Final
 
 from optim.contract import Array
-from optim.errors import MissingRuntimeError
+from optim.errors import MissingRuntimeError, UserError
 from targets.closeness import (
     APART,
     SOURCE_ERROR_SLACK,
@@ -22,6 +23,8 @@ from targets.closeness import (
 from targets.contract import Artefact, Session, State, Target
 from targets.manifest import Manifest
 from targets.references import load_reference, load_truth
+
+NOT_EXECUTED: Final = "; not executed: "  # in a detail, between the runtimes and what lacked its own
 
 
 @dataclass(frozen=True)
@@ -40,16 +43,30 @@ class BundleVerdict:
     hint: str = ""  # what brings the runtime that is missing
 
 
-def replay(folder: Path, manifest: Manifest, target: Target, gate: Gate) -> BundleVerdict:
+def replay(
+    folder: Path, manifest: Manifest, target: Target, gate: Gate, device: str | None = None
+) -> BundleVerdict:
     """Load every runnable model of the artefact again and compare it on every reference.
 
     ``options.runnable`` lists the models, by default the artefact's first file; ``model.onnx#webgpu`` is a
     file run in a manner of its own. What ``options.optional`` names may lack its runtime, if another ran;
-    where any other lacks it, the artefact is not verified, whatever ran beside it.
+    where any other lacks it, the artefact is not verified, whatever ran beside it and is judged.
     ``options.judged`` names the only references that a calibrated artefact is held to: those of real data.
+
+    Args:
+        folder: where the artefact is.
+        manifest: of the bundle.
+        target: opens the artefact.
+        gate: bounds to hold.
+        device: judge on it alone; what is made for another is named as not executed.
+
+    Raises:
+        UserError: nothing of the artefact is made for ``device``.
     """
     artefact = Artefact(manifest.artefact.files, manifest.artefact.options)
     runnable = _names(artefact, "runnable") or [artefact.files[0]]
+    wanted = _on_device(artefact, runnable, device)
+    left_out = tuple(f"{one}: device {device} leaves it out" for one in runnable if one not in wanted)
     if {name.partition("#")[0] for name in runnable} - set(artefact.files):
         problem = "the manifest's runnable models are not its files"
         return verdict_of(manifest, State.FAILED, None, [problem], "")
@@ -58,10 +75,11 @@ def replay(folder: Path, manifest: Manifest, target: Target, gate: Gate) -> Bund
     errors: list[OwnError] = []
     problems: list[str] = []
     absent: dict[str, MissingRuntimeError] = {}
-    runtime = ""
-    for model in runnable:
+    runtimes: dict[str, None] = {}  # in order, each once
+    for model in wanted:
         try:
-            found, wrong, own, runtime = _replay_one(folder, manifest, target, gate, model)
+            found, wrong, own, ran_on = _replay_one(folder, manifest, target, gate, model)
+            runtimes[ran_on] = None
             figures += found
             problems += wrong
             errors += [] if own is None else [own]
@@ -70,19 +88,36 @@ def replay(folder: Path, manifest: Manifest, target: Target, gate: Gate) -> Bund
         except Exception as error:  # a runtime may raise anything; a model that cannot run has failed
             problems.append(f"{model}: {error}" if model in optional else f"{target.name}: {error}")
             return verdict_of(manifest, State.FAILED, None, problems, "the runtime failed")
-    not_executed = tuple(f"{model}: {error.what}" for model, error in absent.items())
+    missing = tuple(f"{model}: {error.what}" for model, error in absent.items())
+    not_executed = (*missing, *left_out)
     hint = next((error.hint for error in absent.values() if error.hint), "")
+    runtime = " and ".join(runtimes)
+    detail = f"{runtime}{NOT_EXECUTED}{'; '.join(not_executed)}" if not_executed else runtime
     if problems:
         verdict = verdict_of(manifest, State.FAILED, worst(figures), problems, runtime, worst_error(errors))
     elif not figures and not absent:
         verdict = verdict_of(manifest, State.FAILED, None, [], "nothing was compared")
-    elif not figures or set(absent) - set(optional):
-        detail = f"no runtime on this machine: {'; '.join(not_executed)}"
+    elif not figures:
+        detail = f"no runtime on this machine: {'; '.join(missing)}"
         verdict = verdict_of(manifest, State.PRODUCED, None, [], detail)
     else:
-        detail = f"{runtime}; not executed: {'; '.join(not_executed)}" if absent else runtime
-        verdict = verdict_of(manifest, State.VERIFIED, worst(figures), [], detail, worst_error(errors))
+        state = State.PRODUCED if set(absent) - set(optional) else State.VERIFIED
+        verdict = verdict_of(manifest, state, worst(figures), [], detail, worst_error(errors))
     return replace(verdict, not_executed=not_executed, hint=hint)
+
+
+def _on_device(artefact: Artefact, runnable: list[str], device: str | None) -> list[str]:
+    """Those of the runnable models that are for ``device``; all, where none is named."""
+    own = artefact.options.get("device")
+    wanted = [one for one in runnable if device is None or (one.partition("#")[2] or own) == device]
+    if not wanted:
+        raise UserError(
+            f"nothing in this bundle is made for {device}",
+            where=artefact.files[0],
+            expected=f"{own}, for which it is made" if own else "no device: this target has none to choose",
+            hint="leave --device out",
+        )
+    return wanted
 
 
 def verdict_of(

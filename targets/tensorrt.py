@@ -129,7 +129,7 @@ class TensorRt:
         Raises:
             MissingRuntimeError: there is no TensorRT or no GPU.
         """
-        return ChildSession(self.name, folder, artefact)
+        return ChildSession(self.name, folder, artefact, gpu=True)
 
 
 def _profiles(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -18,6 +19,13 @@ from pipeline.commands.options import (
     QuietOption,
     print_record,
 )
+
+
+class Device(StrEnum):
+    """Where a bundle is verified."""
+
+    CPU = "cpu"
+    CUDA = "cuda"
 
 
 def export(
@@ -74,22 +82,30 @@ def verify(
     public_key: Annotated[
         Path | None, typer.Option(metavar="KEY.pem", help="The bundle must be signed with its private key.")
     ] = None,
+    device: Annotated[
+        Device | None,
+        typer.Option(help="Judge on it alone: cpu, where a bundle for a GPU has none."),
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Replay a bundle's references on this machine.
 
-    Exit 1 if a byte, a file or an output is off; 4 if the runtime is missing, so that nothing was proved.
+    Exit 1 if a byte, a file or an output is off; 4 if a runtime or GPU is missing that the bundle is for, so
+    that not everything was proved.
     """
     from pipeline.console import show_bundle
     from pipeline.stages.export import verify_folder
 
-    record = verify_folder(bundle, public_key)
+    record = verify_folder(bundle, public_key, device=None if device is None else device.value)
     print_record(record.model_dump(mode="json"), as_json, lambda: show_bundle(record))
     if record.status == "not_executed":
         from optim.errors import MissingRuntimeError
 
+        part = "the model was not executed"
+        if record.max_abs_over_range is not None:
+            part = "not all that it is made for was executed"
         raise MissingRuntimeError(
-            f"the files are intact, but the model was not executed: {'; '.join(record.not_executed)}",
+            f"the files are intact, but {part}: {'; '.join(record.not_executed)}",
             where=str(bundle),
             hint=record.hint or "`fairlead targets` says what brings the runtime",
         )

@@ -8,10 +8,11 @@ from typing import get_args
 
 import numpy as np
 
-from optim.contract import Feeds
+from optim.contract import Feeds, TensorSpec
 from optim.errors import UnsupportedModelError
+from optim.model import load, signature
 from pipeline.config import ParityConfig
-from pipeline.feeds import Dataset, random, ranges_of
+from pipeline.feeds import Dataset, batch_size, fixed_by, random, ranges_of
 from pipeline.parity.feature_maps import FeatureMaps, feature_maps, spread, write_feature_maps
 from pipeline.parity.layer_study import CONVERTED, study_layers
 from pipeline.parity.study import concrete_specs
@@ -40,7 +41,8 @@ def with_layers(
         models: the converted and the optimised one.
         out: the folder that gets the pictures.
     """
-    feed, words = layer_feed(source, layers, dataset, config)
+    fixed, _outputs = signature(load(models[1]))
+    feed, words = layer_feed(source, layers, dataset, config, fixed)
     rows: list[LayerStudyRow] = []
     maps: list[FeatureMaps] = []
     drawn = spread(len(layers))
@@ -84,18 +86,22 @@ def first_parting(record: ParityRecord, rows: Sequence[LayerStudyRow], feed: str
 
 
 def layer_feed(
-    source: Session, layers: Sequence[LayerRecord], dataset: Dataset | None, config: ParityConfig
+    source: Session,
+    layers: Sequence[LayerRecord],
+    dataset: Dataset | None,
+    config: ParityConfig,
+    fixed: Sequence[TensorSpec] = (),
 ) -> tuple[Feeds, str]:
-    """The first examples of the data, else one random input; and the words for it."""
-    specs = concrete_specs(source.inputs, dataset)
+    """The first examples of the data, else one random input; and the words for it.
+
+    ``fixed``: inputs of another model that must take it too, and may take one size only.
+    """
+    specs = fixed_by(concrete_specs(source.inputs, dataset), fixed)
     each = sum(4 * int(np.prod([d or 1 for d in layer.output_shape], dtype=np.int64)) for layer in layers)
-    free = all(not spec.shape or not isinstance(spec.shape[0], int) for spec in specs)
-    count = EXAMPLES if free and each * EXAMPLES <= _MOST_BYTES else 1
+    count = batch_size(specs, EXAMPLES if each * EXAMPLES <= _MOST_BYTES else 1)
     if dataset is not None and dataset.examples >= count:
         feed = {k: v if k in dataset.shared else v[:count] for k, v in dataset.feeds.items()}
-        fixed = next((s.shape[0] for s in specs if s.shape and isinstance(s.shape[0], int)), None)
-        if fixed in (None, count):
-            return feed, f"the first {count} examples" if count > 1 else "the first example"
-    seed = config.seeds[0] if config.seeds else 0
+        return feed, f"the first {count} examples" if count > 1 else "the first example"
+    seed, size = config.seeds[0] if config.seeds else 0, batch_size(specs, 1)
     ranges = None if dataset is None else ranges_of(dataset)
-    return random(specs, seed, 1, ranges), f"random(seed={seed})/batch=1"
+    return random(specs, seed, size, ranges), f"random(seed={seed})/batch={size}"

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from optim.contract import Feeds, Outputs
+from optim.contract import Array, Feeds, Outputs
 from optim.heads import Head, saturating_heads
 from optim.model import load
 from pipeline.config import GateConfig
@@ -97,9 +97,14 @@ def distance(truth: Outputs, run: Outputs, heads: Mapping[str, Head], names: tup
     errors = [
         max_abs_over_range(expected, value)
         for what, (expected, value) in pairs.items()
-        if what not in steep and expected.size and np.isfinite(expected).all()
+        if what not in steep and expected.size and _is_finite(expected)
     ]
     return max(errors, default=0.0)
+
+
+def _is_finite(array: Array) -> bool:
+    """Whether it holds numbers, and no NaN or infinity among them; text has no distance."""
+    return array.dtype.kind not in "OSU" and bool(np.isfinite(array).all())
 
 
 def _notice(chosen: OptimizationLevel, levels: list[LevelError], plain: float, bound: float) -> str:

@@ -11,18 +11,20 @@ from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
 
+import numpy as np
 import onnx_ir as ir
 
 from optim.contract import Feeds, Outputs, TensorSpec
 from optim.errors import UnsupportedModelError, UserError
 from optim.heads import Head, saturating_heads
-from optim.model import load
+from optim.model import load, signature
 from pipeline.config import GateConfig, ParityConfig
 from pipeline.feeds import (
     Dataset,
     batch_size,
     batches,
     edge_cases,
+    fixed_by,
     free_batch,
     random,
     ranges_of,
@@ -69,13 +71,16 @@ def study(
         UserError: the models' inputs or outputs differ, or the data do not fit or give non-finite results.
     """
     started = time.perf_counter()
+    after_passes = load(optimized)
     with _open(converted, "off", threads) as probe:
         specs, names = concrete_specs(probe.inputs, dataset), tuple(o.name for o in probe.outputs)
+        specs = fixed_by(specs, signature(after_passes)[0])  # it may take one size only
         check_signatures("source", source, "converted", probe)
+        _refuse_text(probe.outputs)
     feeds = synthetic_feeds(specs, config, dataset)
     notices: list[str] = []
     progress("float64", 0.0)
-    heads, heads_after = saturating_heads(load(converted)), saturating_heads(load(optimized))
+    heads, heads_after = saturating_heads(load(converted)), saturating_heads(after_passes)
     truth_session = truth or truth_of(converted)
     truths = evaluate_truth(truth_session, feeds, heads, notices) if config.float64 else {}
     progress("source", 0.2)
@@ -246,6 +251,17 @@ def synthetic_feeds(
 def truth_of(converted: Path) -> Float64Session:
     """The float64 session of a converted model, its logits shown beside its outputs."""
     return RememberedTruth(converted, expose=[h.logits for h in saturating_heads(load(converted)).values()])
+
+
+def _refuse_text(outputs: Sequence[TensorSpec]) -> None:
+    """Text has no distance: what a label table gives is for whoever reads the class to look up."""
+    for one in outputs:
+        if one.dtype not in ("", "bfloat16") and np.dtype(one.dtype).kind not in "fiub":
+            raise UnsupportedModelError(
+                f"output '{one.name}' is text, and parity compares numbers",
+                expected="outputs of numbers",
+                hint="name the outputs of numbers (model.outputs), such as the scores before the labels",
+            )
 
 
 def _open(

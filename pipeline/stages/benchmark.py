@@ -4,25 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Literal
 
 from optim.contract import Feeds, TensorSpec
 from optim.errors import UserError
 from optim.model import load, save, signature
 from pipeline.bench.child import Child
 from pipeline.bench.complete import measure_all
-from pipeline.bench.contender import Contender
+from pipeline.bench.contender import Contender, CudaOptions
 from pipeline.bench.expectation import compare_with_expected
 from pipeline.bench.records import BenchmarkRecord, TuneRecord
 from pipeline.bench.tune_model import Subject, tune_model
 from pipeline.config import BenchmarkConfig, TuneConfig
-from pipeline.feeds import batch_size, load_data, random, ranges_of, zeros
+from pipeline.feeds import batch_size, fixed_by, load_data, random, ranges_of, zeros
 from pipeline.records import ConvertRecord, OptimizeRecord
 from pipeline.sources.contract import ConvertRequest, Progress
 from pipeline.stages.contract import CONVERTED, OPTIMIZED, StageContext
 from pipeline.stages.convert import source_request
+from pipeline.stages.parity import kept_references
 from targets.closeness import Gate
 from targets.manifest import MANIFEST_FILE, Manifest, integrity_problems, read_manifest
-from targets.references import Reference, load_reference
+from targets.onnxruntime import recorded_options
+from targets.references import Reference
 
 RACES = "races"  # folder in the store: state of races, which outlives a killed step
 Ranges = Mapping[str, tuple[float, float]]
@@ -40,11 +43,11 @@ def execute(context: StageContext) -> BenchmarkRecord:
     if settings is None:
         raise UserError("the config skips the benchmark")
     converted = context.done["convert"] / CONVERTED
-    inputs, _outputs = signature(load(converted))
+    models = {"raw": converted, "optimized": context.done["optimize"] / OPTIMIZED}
+    inputs = fixed_by(signature(load(converted))[0], signature(load(models["optimized"]))[0])
     dataset = load_data(config, inputs)
     ranges = {} if dataset is None else ranges_of(dataset)
     request = source_request(config, context.record_of("convert", ConvertRecord))
-    models = {"raw": converted, "optimized": context.done["optimize"] / OPTIMIZED}
     contenders = swept(
         [
             _source(name, request, settings) if name == "source" else _onnx(name, models[name], settings)
@@ -71,15 +74,14 @@ def _run_tuner(
 ) -> Callable[[Progress], TuneRecord]:
     """The race of a run: held to the source's own answers, which the parity step kept."""
     wanted = settings.tune or TuneConfig()
-    stored = sorted((context.done["parity"] / "references").glob("*.npz"))
     gate = context.config.parity.gate
     recipe = context.record_of("optimize", OptimizeRecord).recipe
     subject = Subject(
         default=_onnx("default", models["optimized"], settings),
         models={"raw": models["raw"], recipe: models["optimized"]},
         raw=models["raw"],
-        references=tuple(load_reference(file) for file in stored),
-        gate=Gate(gate.max_abs_over_range, gate.snr_db),
+        references=kept_references(context.done["parity"]),
+        gate=Gate(gate.max_abs_over_range, gate.snr_db, gate.source_error_factor),  # a bundle's own
         cpu_fallback=settings.allow_cpu_fallback,
     )
     folder = Path(context.config.store).absolute() / RACES
@@ -111,7 +113,7 @@ def benchmark_files(
         path = Path(request.model)
         if (path / MANIFEST_FILE).is_file():
             manifests[name] = _intact(path)
-            contenders.append(bundle_contender(name, path, manifests[name]))
+            contenders.append(bundle_contender(name, path, manifests[name], settings.device))
             signatures[name] = signature(load(Path(contenders[-1].model)))[0]
         elif path.suffix == ".onnx":
             signatures[name] = signature(load(path))[0]
@@ -140,11 +142,14 @@ def benchmark_files(
     return record.model_copy(update={"expectations": tuple(one for one in found if one is not None)})
 
 
-def bundle_contender(name: str, folder: Path, manifest: Manifest) -> Contender:
-    """A bundle with the settings that its manifest records.
+def bundle_contender(
+    name: str, folder: Path, manifest: Manifest, device: Literal["cpu", "cuda"] = "cpu"
+) -> Contender:
+    """A bundle with the settings that its manifest records; one made for CUDA runs there where that is asked
+    for, and on the CPU else.
 
     Raises:
-        UserError: its target is not one that a benchmark runs in place.
+        UserError: its target is not one that a benchmark runs in place, or its settings are not known.
     """
     if manifest.target != "onnxruntime":
         raise UserError(
@@ -152,15 +157,19 @@ def bundle_contender(name: str, folder: Path, manifest: Manifest) -> Contender:
             where=str(folder),
             expected="a bundle for onnxruntime, or a model file",
         )
-    options = manifest.artefact.options
+    options = recorded_options(manifest.artefact.options)
+    on_gpu = options.device == "cuda" == device
+    stated = {"layout": options.layout, "tf32": options.tf32, "graph": options.cuda_graph}
     return Contender(
         name=name,
         kind="onnx",
         model=str(folder / manifest.artefact.files[0]),
-        optimization=options.get("optimization", "all"),
-        threads=options.get("threads") or _all_cores(),
-        allow_spinning=bool(options.get("allow_spinning", False)),
-        io_binding=bool(options.get("io_binding", False)),
+        optimization=options.optimization if on_gpu else options.level_on_cpu,
+        threads=options.threads or _all_cores(),
+        allow_spinning=options.allow_spinning,
+        io_binding=options.io_binding,
+        device="cuda" if on_gpu else "cpu",
+        cuda=CudaOptions.model_validate({**stated, "cpu_fallback": options.cpu_fallback}) if on_gpu else None,
     )
 
 

@@ -14,7 +14,7 @@ from optim.contract import Array
 from optim.errors import UserError
 from optim.model import load
 from pipeline.bench.host import environment
-from pipeline.bench.records import TunedChoice, TuneRecord
+from pipeline.bench.records import TunedChoice
 from pipeline.config import Config, GateConfig
 from pipeline.feeds import batch_size, random, zeros
 from pipeline.parity.layer_map import layer_map
@@ -37,9 +37,10 @@ from pipeline.stages.calibration import calibration_of
 from pipeline.stages.contract import BUNDLE, CONVERTED, OPTIMIZED, StageContext
 from pipeline.stages.convert import conversion_record
 from pipeline.stages.optimize import optimize_file
-from pipeline.stages.parity import TRUTH, open_any, with_truth
+from pipeline.stages.parity import kept_references, open_any, with_truth
 from pipeline.stages.test_set import raw_test_set
 from pipeline.stages.trace_layers import trace_layers
+from pipeline.stages.tuned_settings import choice_for_bundle, expected_of, with_choice
 from targets.bundle import Bundle, BundleSpec, BundleVerdict, verify_bundle, write_bundle
 from targets.calibration import Calibration
 from targets.catalog import TARGETS, target_named
@@ -48,14 +49,14 @@ from targets.contract import State, Target
 from targets.litert import DATA
 from targets.preprocessing import Preprocessing
 from targets.reference import Float64Session
-from targets.references import Reference, load_reference, load_truth
+from targets.references import Reference
 
-REFERENCES = "references"
 _SHIPPED_TOOLS = (
     "numpy",
     "onnx",
     "onnx-ir",
     "onnxruntime",
+    "onnxruntime-gpu",
     "tensorflow",
     "tensorflow-cpu",
     "keras",
@@ -70,23 +71,25 @@ def execute(context: StageContext) -> BundleRecord:
     name = context.step.removeprefix("export ")
     chosen = next(target for target in config.targets if target.name == name)
     context.progress("building", 0.1)
-    spec = _spec(context, target_named(name), _options(context, name, chosen.options))
+    spec = _spec(context, target_named(name), chosen.options)
     bundle = write_bundle(spec, context.out / BUNDLE)
     context.progress("proved", 1.0)
     return _record(bundle, time.perf_counter() - begin).model_copy(update={"path": BUNDLE})
 
 
-def _spec(context: StageContext, target: Target, options: Mapping[str, object]) -> BundleSpec:
+def _spec(context: StageContext, target: Target, given: Mapping[str, object]) -> BundleSpec:
     config = context.config
     converted = context.record_of("convert", ConvertRecord)
     optimized = context.record_of("optimize", OptimizeRecord)
     parity = context.record_of("parity", ParityRecord)
     measured = context.record_of("benchmark", BenchmarkRecord) if "benchmark" in context.done else None
-    stored = sorted((context.done["parity"] / REFERENCES).glob("*.npz"))
-    references = tuple(_stored_reference(file) for file in stored)
+    choice = choice_for_bundle(None if measured is None else measured.tune, target.name, given)
+    options = _options(context, target.name, given, choice)
+    graph = _graph(context, choice)
+    references = kept_references(context.done["parity"])
     return BundleSpec(
         name=config.name,
-        model=_graph(context, target.name, measured),
+        model=graph,
         target=target,
         references=references,
         options=options,
@@ -103,12 +106,10 @@ def _spec(context: StageContext, target: Target, options: Mapping[str, object]) 
             "accuracy": [one.model_dump(mode="json") for one in parity.accuracy],
             "comparisons": len(parity.comparisons),
         },
-        benchmark=_benchmark(measured, target.name),
+        benchmark=_benchmark(measured, choice, options),
         hardware=environment(),
         versions=_versions(),
-        layers=_layers(
-            converted.layers, context.done["convert"] / CONVERTED, _graph(context, target.name, measured)
-        ),
+        layers=_layers(converted.layers, context.done["convert"] / CONVERTED, graph),
         test_set=raw_test_set(config) if options.get("test_set") is True else None,
         calibration=_calibration(context, options, references),
         trace=trace_layers(context) if options.get("layer_checks") is True else None,
@@ -140,35 +141,23 @@ def _calibration(
     return calibration_of(context.config, context.done["optimize"] / OPTIMIZED, judged)
 
 
-def _stored_reference(file: Path) -> Reference:
-    """A reference that the parity stage kept, with its float64 outputs where there are any."""
-    truth = file.parent.with_name(TRUTH) / file.name
-    return replace(load_reference(file), truth=load_truth(truth) if truth.is_file() else {})
-
-
-def _graph(context: StageContext, target: str, measured: BenchmarkRecord | None) -> Path:
-    """The optimised graph, or the one that won this target's race; the bundle's references prove either."""
-    if measured is not None and measured.tune is not None and measured.tune.choice_for(target) is not None:
-        return context.done["benchmark"] / tuned_file(target)
+def _graph(context: StageContext, choice: TunedChoice | None) -> Path:
+    """The optimised graph, or the one that won this bundle's race; the bundle's references prove either."""
+    if choice is not None:
+        return context.done["benchmark"] / tuned_file(choice.runtime)
     return context.done["optimize"] / OPTIMIZED
 
 
-def _options(context: StageContext, target: str, given: Mapping[str, object]) -> dict[str, object]:
+def _options(
+    context: StageContext, target: str, given: Mapping[str, object], choice: TunedChoice | None
+) -> dict[str, object]:
     """The user's options; then what the race found best, else the optimisation that parity was shown for."""
-    options = dict(given)
-    measured = context.record_of("benchmark", BenchmarkRecord) if "benchmark" in context.done else None
-    choice = None if measured is None or measured.tune is None else measured.tune.choice_for(target)
-    if target == "onnxruntime" and choice is not None:
-        one = choice.contender
-        options.setdefault("threads", one.threads)
-        options.setdefault("allow_spinning", one.allow_spinning)
-        options.setdefault("optimization", one.optimization)
-        options.setdefault("io_binding", one.io_binding)
-    if target == "openvino" and choice is not None:
-        options.setdefault("threads", choice.contender.threads)
+    options = with_choice(given, choice)
     level = context.record_of("parity", ParityRecord).runtime_settings.get("optimized.optimization")
     if target == "onnxruntime" and level is not None:
         options.setdefault("optimization", level)
+        if options.get("device") == "cuda":
+            options.setdefault("cpu_optimization", level)
     return options
 
 
@@ -269,16 +258,17 @@ def _licences(licence: str | None) -> dict[str, str]:
     return {} if licence is None else {"model": licence}
 
 
-def verify_folder(folder: Path, public_key: Path | None = None) -> BundleRecord:
+def verify_folder(folder: Path, public_key: Path | None = None, *, device: str | None = None) -> BundleRecord:
     """Replay a bundle's references on this machine; with a key, the signature must be its owner's.
 
-    Where a runtime is missing the record's status is ``not_executed``: nothing was proved.
+    Where a runtime is missing the record's status is ``not_executed``: not all was proved that the bundle is
+    made for. ``device`` asks for that of one device alone.
 
     Raises:
-        UserError: there is no bundle at ``folder``.
+        UserError: there is no bundle at ``folder``, or nothing in it is made for ``device``.
     """
     begin = time.perf_counter()
-    verdict = verify_bundle(folder, public_key=public_key)
+    verdict = verify_bundle(folder, public_key=public_key, device=device)
     record = _verdict_record(verdict, folder, time.perf_counter() - begin)
     if verdict.state is not State.PRODUCED:
         return record
@@ -381,31 +371,19 @@ def _ledger_line(line: dict[str, Any]) -> dict[str, Any]:
     return {name: line[name] for name in kept}
 
 
-def _benchmark(record: BenchmarkRecord | None, target: str) -> dict[str, Any]:
+def _benchmark(
+    record: BenchmarkRecord | None, choice: TunedChoice | None, options: Mapping[str, object]
+) -> dict[str, Any]:
     if record is None:
         return {}
-    choice = None if record.tune is None else record.tune.choice_for(target)
     keys = {"contender", "device", "batch", "threads", "latency_ms", "interval_ms", "samples", "grade"}
+    expected: dict[str, Any] = {}
+    if record.tune is not None and choice is not None:
+        expected = expected_of(record.tune, choice, options, record.host)
     return {
         "results": [one.model_dump(mode="json", include=keys) for one in record.results],
         "comparisons": [one.model_dump(mode="json") for one in record.comparisons],
-        "expected": {} if record.tune is None or choice is None else _expected(record.tune, choice),
-    }
-
-
-def _expected(tune: TuneRecord, choice: TunedChoice) -> dict[str, Any]:
-    """What latency the tuned settings have on the machine they were raced on."""
-    return {
-        "latency_ms": choice.latency_ms,
-        "interval_ms": list(choice.interval_ms),
-        "batch": tune.batch,
-        "threads": choice.contender.threads,
-        "host": tune.host,
-        "recipe": choice.recipe,
-        "settings": choice.contender.name,
-        "ratio_to_default": choice.ratio,
-        "ratio_interval": list(choice.ratio_interval),
-        "verdict": choice.verdict,
+        "expected": expected,
     }
 
 

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
-from optim.contract import Feeds
+from optim.contract import Feeds, TensorSpec
 from optim.errors import UnsupportedModelError, UserError
+from optim.model import load, signature
 from pipeline.config import ParityConfig
-from pipeline.feeds import Dataset, batch_size, load_data, random, ranges_of, zeros
+from pipeline.feeds import Dataset, batch_size, fixed_by, load_data, random, ranges_of, zeros
 from pipeline.parity.run_layers import with_layers
 from pipeline.parity.study import concrete_specs, study, truth_of
 from pipeline.records import ConvertRecord, ParityRecord
@@ -23,7 +25,7 @@ from targets.catalog import target_named
 from targets.contract import Artefact, Session
 from targets.manifest import MANIFEST_FILE, integrity_problems, read_manifest
 from targets.reference import Float64Session, OrtSession
-from targets.references import Reference, save_reference, save_truth
+from targets.references import Reference, load_reference, load_truth, save_reference, save_truth
 
 REFERENCES = "references"
 TRUTH = "truth"
@@ -49,7 +51,8 @@ def execute(context: StageContext) -> ParityRecord:
             divergence=context.out / DIVERGENCE,
             truth=truth,
         )
-        _keep_references(source, truth, dataset, config.parity, context.out)
+        specs = fixed_by(concrete_specs(source.inputs, dataset), signature(load(optimized))[0])
+        _keep_references(source, specs, truth, dataset, config.parity, context.out)
         if config.parity.layers:
             layers = context.record_of("convert", ConvertRecord).layers
             record = with_layers(
@@ -58,13 +61,27 @@ def execute(context: StageContext) -> ParityRecord:
     return record
 
 
+def kept_references(done: Path) -> tuple[Reference, ...]:
+    """The references that the stage left in ``done``, with their float64 outputs where there are any."""
+    return tuple(_kept(file) for file in sorted((done / REFERENCES).glob("*.npz")))
+
+
+def _kept(file: Path) -> Reference:
+    truth = file.parent.with_name(TRUTH) / file.name
+    return replace(load_reference(file), truth=load_truth(truth) if truth.is_file() else {})
+
+
 def _keep_references(
-    source: Session, truth: Float64Session | None, dataset: Dataset | None, config: ParityConfig, out: Path
+    source: Session,
+    specs: Sequence[TensorSpec],
+    truth: Float64Session | None,
+    dataset: Dataset | None,
+    config: ParityConfig,
+    out: Path,
 ) -> None:
     """What the source framework, and float64, answer to zeros, random input and the first examples."""
     for folder in (REFERENCES, TRUTH):
         (out / folder).mkdir()
-    specs = concrete_specs(source.inputs, dataset)
     ranges = None if dataset is None else ranges_of(dataset)
     size = batch_size(specs, 1)
     feeds: dict[str, Feeds] = {"zeros": zeros(specs, size)}

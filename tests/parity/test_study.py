@@ -9,6 +9,7 @@ import pytest
 from optim.contract import TensorSpec
 from optim.errors import UserError
 from optim.heads import saturating_heads
+from optim.passes.freeze_shapes import FreezeShapes
 from pipeline.config import GateConfig, ParityConfig
 from pipeline.feeds import Dataset
 from pipeline.parity.heads import comparable
@@ -78,6 +79,18 @@ def test_the_same_model_passes(paths):
     assert record.runtime_settings["converted.threads"] == "1"
     assert [done for _, done in seen] == sorted(done for _, done in seen)
     assert ParityRecord.model_validate_json(record.model_dump_json()) == record
+
+
+@pytest.mark.parametrize("size", [1, 4])
+def test_an_optimised_model_of_one_batch_size_is_compared_at_it(paths, tmp_path, size):
+    fixed = classifier()
+    FreezeShapes({"x": (size, 3, 16, 16)}, batch=None).apply(fixed)
+    optimized = saved(fixed, tmp_path, "fixed")
+    assert OrtSession(optimized).inputs[0].shape == (size, 3, 16, 16)
+    record = study(Rounded(paths[0]), paths[0], optimized, data(), CONFIG)
+    assert record.passed
+    assert {c.feed.rsplit("=", 1)[1] for c in record.comparisons if c.feed.startswith("zeros")} == {str(size)}
+    assert [a.examples for a in record.accuracy] == [40] * 3
 
 
 def test_accuracy_is_counted_on_labels(paths):

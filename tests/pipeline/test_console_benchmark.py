@@ -8,8 +8,15 @@ import numpy as np
 from rich.console import Console
 
 from pipeline.bench.contender import Contender
-from pipeline.bench.cuda_child import joined
-from pipeline.bench.records import BenchmarkRecord, CudaRecord, CudaResult, CudaSettings, Grade, Timing
+from pipeline.bench.records import (
+    BenchmarkRecord,
+    CudaComparison,
+    CudaRecord,
+    CudaResult,
+    CudaSettings,
+    Grade,
+    Timing,
+)
 from pipeline.bench.scenarios import judge_scenario
 from pipeline.config import ScenarioConfig
 from pipeline.console_benchmark import print_benchmark
@@ -56,8 +63,13 @@ def cell(ms: float, **settings: object) -> CudaResult:
 
 def test_cells_of_a_gpu_stand_with_their_ratio_energy_and_grade() -> None:
     cells = (cell(0.5, graph=True), cell(4.0, stock=True, bound=False))
-    record = joined(
-        [CudaRecord(status="measured", device="GPU", results=cells, failed=("batch 1: no kernel",))]
+    quicker = CudaComparison(
+        model="m.onnx", batch=8, settings=cells[0].settings, baseline=cells[1].settings,
+        figure="inputs on the device", ratio=0.125, interval=(0.12, 0.13), confidence=0.98, rounds=16,
+        a_a_interval=(0.99, 1.01), verdict="faster",
+    )  # fmt: skip
+    record = CudaRecord(
+        status="measured", device="GPU", results=cells, comparisons=(quicker,), failed=("batch 1: no kernel",)
     )
     text = said(benchmark(cuda=record))
     assert "CUDA on GPU: m.onnx" in text

@@ -63,3 +63,37 @@ def test_an_optional_part_that_did_not_run_is_named(bundle: Path) -> None:
     assert len(record["not_executed"]) == 1
     assert record["not_executed"][0].startswith(f"{HOST_FILE}: it was optimised for another CPU")
     assert f"not executed: {HOST_FILE}" in fairlead("verify", bundle).stdout
+
+
+@pytest.fixture
+def for_cuda(net: Path, tmp_path: Path) -> Path:
+    """A bundle for CUDA, made and verified where no GPU is."""
+    folder = tmp_path / "cuda"
+    options = ("--option", "device=cuda", "--option", "io_binding=true", "--option", "layout=NHWC")
+    made = answer("export", net, "--target", "onnxruntime", *options, "-o", folder)
+    assert (made["status"], made["state"]) == ("ok", "produced, not executed")
+    assert made["notes"] == ["made for the CUDA provider: NHWC, TF32 off, bound buffers"]
+    return folder
+
+
+def test_a_bundle_for_a_gpu_is_judged_on_the_cpu_and_is_not_done_with_that(for_cuda: Path) -> None:
+    done = fairlead("verify", for_cuda, "--json")
+    assert done.returncode == 4
+    record = json.loads(done.stdout)
+    assert (record["status"], record["state"]) == ("not_executed", "produced, not executed")
+    assert 0 <= record["max_abs_over_range"] <= 2e-5  # of the same file on the CPU
+    assert [line.partition(": ")[0] for line in record["not_executed"]] == [f"{MODEL_FILE}#cuda"]
+    assert "not all that it is made for was executed: model.onnx#cuda: " in done.stderr
+    assert "--device cpu" in done.stderr
+
+
+def test_the_cpu_alone_is_verified_if_asked_for(for_cuda: Path) -> None:
+    record = answer("verify", for_cuda, "--device", "cpu")
+    assert (record["status"], record["state"]) == ("ok", "verified")
+    assert record["not_executed"] == [f"{MODEL_FILE}#cuda: device cpu leaves it out"]
+
+
+def test_a_device_that_the_bundle_is_not_for_is_wrong_input(bundle: Path) -> None:
+    done = fairlead("verify", bundle, "--device", "cuda")
+    assert done.returncode == 2
+    assert "nothing in this bundle is made for cuda" in done.stderr

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -68,3 +70,33 @@ def references(classifier: Path) -> tuple[Reference, ...]:
 def repository_root() -> Path:
     """The checkout; ``repository`` is a model repository in the tests here."""
     return Path(__file__).resolve().parents[2]
+
+
+class FakeCuda:
+    """A machine with a GPU, as far as child processes see it: ``fake_cuda_onnxruntime.py`` says how."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._log = folder / "log.jsonl"
+        source = Path(__file__).with_name("fake_cuda_onnxruntime.py")
+        (folder / "onnxruntime.py").write_text(source.read_text(encoding="utf-8"), encoding="utf-8")
+
+    def environment(self, kind: str = "works") -> dict[str, str]:
+        """Variables that put a machine of this kind in place of the real one."""
+        (self.folder / "kind").write_text(kind)
+        return {"PYTHONPATH": str(self.folder)}
+
+    def taken(self) -> list[dict[str, Any]]:
+        """What was asked of the GPU since the last call."""
+        if not self._log.exists():
+            return []
+        found = [json.loads(line) for line in self._log.read_text().splitlines()]
+        self._log.unlink()
+        return found
+
+
+@pytest.fixture
+def fake_cuda(tmp_path: Path) -> FakeCuda:
+    folder = tmp_path / "fake_cuda"
+    folder.mkdir()
+    return FakeCuda(folder)

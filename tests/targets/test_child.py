@@ -41,6 +41,9 @@ def refuses(model, out, options):
 def raises(model, out, options):
     raise ValueError("a framework's own words")
 
+def sees(model, out, options):
+    return {"seen": os.environ.get("CUDA_VISIBLE_DEVICES", "all")}
+
 def lacks(model, out, options):
     import a_module_that_is_not_there
 '''
@@ -64,6 +67,19 @@ def test_home_and_working_folder_are_private_and_vanish(
     assert Path(facts["cwd"]) == Path(facts["home"])
     assert not Path(facts["home"]).exists()
     assert [f.name for f in out.iterdir()] == ["made.txt"]
+
+
+@pytest.mark.parametrize(("given", "seen"), [(None, "all"), ("2", "2")])
+def test_a_gpu_is_seen_only_by_the_child_that_asks_for_it(
+    exporters: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, given: str | None, seen: str
+) -> None:
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if given is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", given)
+    work = {"request": "export", "exporter": f"{exporters}:sees", "model": "", "out": "", "options": {}}
+    for gpu, expected in ((False, "-1"), (True, seen)):
+        with Child(gpu=gpu) as child:
+            assert child.ask(work)[0]["facts"] == {"seen": expected}
 
 
 def test_noise_and_rewriting_reach_neither_the_answer_nor_the_input(

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper
@@ -55,6 +56,19 @@ def test_f16_halves_the_weights_and_does_not_pass_the_f32_gate_by_accident(
     verdict = verify_bundle(tmp_path / "f16")
     assert verdict.max_abs_over_range is not None
     assert verdict.max_abs_over_range > 2e-5
+
+
+def test_an_input_without_dimensions_is_fed_as_one(tmp_path: Path) -> None:
+    value = helper.make_tensor_value_info
+    ports = [value("x", TensorProto.FLOAT, [2, 3]), value("scale", TensorProto.FLOAT, [])]
+    node = helper.make_node("Mul", ["x", "scale"], ["y"], name="scaled")
+    graph = helper.make_graph([node], "g", ports, [value("y", TensorProto.FLOAT, [2, 3])])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    onnx.save(model, tmp_path / "m.onnx")
+    x, scale = np.arange(6, dtype=np.float32).reshape(2, 3), np.array(3, np.float32)
+    reference = Reference("counted", {"x": x, "scale": scale}, {"y": 3 * x})
+    result = write_bundle(BundleSpec("m", tmp_path / "m.onnx", OpenVino(), (reference,)), tmp_path / "b")
+    assert result.verdict.state is State.VERIFIED, result.verdict.problems
 
 
 def test_an_op_it_lacks_is_named(tmp_path: Path) -> None:

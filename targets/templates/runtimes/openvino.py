@@ -20,7 +20,7 @@ def load(folder: Path, manifest: dict[str, Any], model: str) -> Callable[[dict[s
     outputs = [entry["name"] for entry in options["signature"]["outputs"]]
 
     def run(feeds: dict[str, Any]) -> dict[str, Any]:
-        results = compiled([np.ascontiguousarray(feeds[name]) for name in inputs])
+        results = compiled([np.asarray(feeds[name], order="C") for name in inputs])
         return {name: np.array(results[index]) for index, name in enumerate(outputs)}
 
     return run

@@ -110,7 +110,7 @@ def load(folder: Path, manifest: dict[str, Any], _model: str) -> Callable[[dict[
     outputs = [n for n in names if engine.get_tensor_mode(n) == trt.TensorIOMode.OUTPUT]
 
     def run(feeds: dict[str, Any]) -> dict[str, Any]:
-        hosts = {name: np.ascontiguousarray(array) for name, array in feeds.items()}
+        hosts = {name: np.asarray(array, order="C") for name, array in feeds.items()}
         for name, array in hosts.items():
             if not context.set_input_shape(name, array.shape):
                 raise RuntimeError(f"{name}: shape {array.shape} is outside the engine's profile")

@@ -1,9 +1,10 @@
-"""Run this model on one file: python predict.py INPUT [--top K]
+"""Run this model on one file: python predict.py INPUT [--top K] [--device cpu]
 
 INPUT is an array (.npy, or .npz with one array) or an image (needs Pillow). Floats are taken as the model's
 input; integers, where the model takes floats, and images are raw data, scaled and normalised as
-preprocess.json says. Needs numpy and the target's runtime, nothing else. Exit code 0: done. 1: this bundle is
-damaged or its model does not run. 2: INPUT cannot be used. 4: a package or runtime is missing.
+preprocess.json says. Needs numpy and the target's runtime, nothing else. A bundle made for a GPU runs there
+and never falls back; --device cpu runs the same file on the CPU. Exit code 0: done. 1: this bundle is damaged
+or its model does not run. 2: INPUT cannot be used. 4: a package, runtime or device is missing.
 """
 
 from __future__ import annotations
@@ -117,15 +118,32 @@ def batch_of(np: Any, file: Path, data: Any, spec: dict[str, Any]) -> Any:
     return np.asarray(batch, spec["dtype"])
 
 
-def answer(manifest: dict[str, Any], feeds: dict[str, Any]) -> Any:
+def model_on(manifest: dict[str, Any], device: str | None) -> str:
+    """The bundle's model, as `runtime.load` asks for it on the device wanted; None: the bundle's own."""
+    model = str(manifest["artefact"]["files"][0])
+    options = manifest["artefact"]["options"]
+    own = options.get("device")
+    if device in (None, own):
+        return model
+    if f"{model}#{device}" in options.get("runnable", []):
+        print(f"on {device}, not on {own}, for which this bundle is made")
+        return f"{model}#{device}"
+    made_for = f", only for {own}" if own else ""
+    stop(WRONG_INPUT, f"--device {device}", f"this bundle is not made for it{made_for}", "leave it out")
+
+
+def answer(manifest: dict[str, Any], feeds: dict[str, Any], model: str) -> Any:
     """The model's first output."""
-    model = manifest["artefact"]["files"][0]
+    install = "install it; sbom.cdx.json lists the versions"
     try:
         import runtime  # type: ignore[import-not-found]
-
+    except ImportError as error:
+        stop(MISSING, model, error, install)
+    try:
         run = runtime.load(HERE, manifest, model)
     except ImportError as error:
-        stop(MISSING, model, error, "install it; sbom.cdx.json lists the versions")
+        other = f"{model}#cpu" in manifest["artefact"]["options"].get("runnable", [])
+        stop(MISSING, model, error, "--device cpu runs the same file on the CPU" if other else install)
     except Exception as error:  # a runtime may raise anything
         stop(DAMAGED, HERE / model, f"cannot be loaded: {error}", CHECK)
     try:
@@ -149,6 +167,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Run this model on one array or image.")
     parser.add_argument("input", type=Path)
     parser.add_argument("--top", type=int, default=5, help="how many classes to print")
+    parser.add_argument("--device", choices=("cpu", "cuda"), help="cpu: where a bundle for a GPU has none")
     given = parser.parse_args()
     try:
         import numpy as np
@@ -161,9 +180,10 @@ def main() -> None:
     if not given.input.is_file():
         what = "is a folder" if given.input.is_dir() else "there is no such file"
         stop(WRONG_INPUT, given.input, what, "give the path of an image, .npy or .npz")
+    model = model_on(manifest, given.device)
     image = given.input.suffix.lower() in IMAGES
     data = read_image(np, given.input, spec) if image else read_array(np, given.input)
-    output = answer(manifest, {spec["input"]: batch_of(np, given.input, data, spec)})
+    output = answer(manifest, {spec["input"]: batch_of(np, given.input, data, spec)}, model)
     labels = HERE / "labels.txt"
     names = labels.read_text(encoding="utf-8").split("\n")[:-1] if labels.exists() else []
     show(np, output, names, given.top)

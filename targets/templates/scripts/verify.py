@@ -1,8 +1,9 @@
-"""Check this bundle where it is deployed: python verify.py
+"""Check this bundle where it is deployed: python verify.py [--device cpu]
 
 Every file must have the digest in manifest.json, no file may be missing or added, and the model must answer
-every reference within the gate. Needs numpy and the target's runtime, nothing else. Exit code 0: all holds.
-1: something does not. 4: a runtime is missing.
+every reference within the gate. Needs numpy and the target's runtime, nothing else. A bundle made for a GPU
+is judged there and on the CPU; --device cpu asks for the CPU alone. Exit code 0: all holds. 1: something does
+not. 2: the bundle is not made for that device. 4: a runtime or the device is missing.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ HERE = Path(__file__).resolve().parent
 sys.path[:] = [entry for entry in sys.path if entry and Path(entry).resolve() != HERE]
 sys.dont_write_bytecode = True  # a __pycache__ would be a file that the manifest does not list
 
+import argparse  # noqa: E402
 import hashlib  # noqa: E402
 import json  # noqa: E402
 import math  # noqa: E402
@@ -90,13 +92,26 @@ def closeness(np: Any, got: Any, ref: Any, softmax: bool = False) -> tuple[float
     return float(delta.max()) / scale, 10.0 * math.log10(signal / noise) if signal > 0.0 else -math.inf
 
 
-def replay(np: Any, runtime: Any, manifest: dict[str, Any]) -> int:
+def models_on(manifest: dict[str, Any], device: str | None) -> tuple[list[str], list[str]]:
+    """What to run on the device wanted (None: on all that it is made for), and what that leaves out."""
+    options = manifest["artefact"]["options"]
+    models = list(options.get("runnable", manifest["artefact"]["files"][:1]))
+    if device is None:
+        return models, []
+    wanted = [one for one in models if (one.partition("#")[2] or options.get("device")) == device]
+    return wanted, [one for one in models if one not in wanted]
+
+
+def replay(np: Any, runtime: Any, manifest: dict[str, Any], device: str | None = None) -> int:
     """Run every model of the bundle on every reference; print and judge each output."""
     options = manifest["artefact"]["options"]
     executed, good, absent = 0, True, []
     errors: list[tuple[float, float]] = []
     judged = options.get("judged", manifest["references"])  # int8 is held to real data alone
-    for model in options.get("runnable", manifest["artefact"]["files"][:1]):
+    models, left_out = models_on(manifest, device)
+    for model in left_out:
+        print(f"not executed: {model}: --device {device} leaves it out")
+    for model in models:
         try:
             run = runtime.load(HERE, manifest, model)
         except ImportError as error:
@@ -119,9 +134,12 @@ def replay(np: Any, runtime: Any, manifest: dict[str, Any]) -> int:
     good = near_float64(manifest, errors) and good
     if good and (absent or not executed):
         print("every file is intact, but not everything was executed")
+        if executed and any(model.endswith("#cpu") for model in models):
+            print("what was executed is within the gate. Try: --device cpu, which asks for the CPU alone")
         return 4
     gate = manifest["gate"]
-    print(f"{'VERIFIED' if good else 'FAILED'} (gate {gate['max_abs_over_range']:g}, {gate['snr_db']:g} dB)")
+    bounds = f"gate {gate['max_abs_over_range']:g}, {gate['snr_db']:g} dB"
+    print(f"{'VERIFIED' if good else 'FAILED'}{f' on {device}' if left_out else ''} ({bounds})")
     return 0 if good else 1
 
 
@@ -188,6 +206,9 @@ def judge(np: Any, manifest: dict[str, Any], what: str, got: Any, expected: Any)
 
 
 def main() -> int:
+    parser = argparse.ArgumentParser(description="Check this bundle where it is deployed.")
+    parser.add_argument("--device", choices=("cpu", "cuda"), help="judge on this device alone")
+    device = parser.parse_args().device
     try:
         manifest = json.loads((HERE / "manifest.json").read_text(encoding="utf-8"))
         problems = integrity_problems(manifest)
@@ -198,6 +219,9 @@ def main() -> int:
     if problems:
         print("\n".join(["NOT INTACT", *problems, "Try: copy or export the whole bundle again"]))
         return 1
+    if not models_on(manifest, device)[0]:
+        print(f"this bundle is not made for {device}. Try: leave --device out")
+        return 2
     sys.path.append(str(HERE))  # last: installed packages come first
     try:
         import numpy as np
@@ -206,7 +230,7 @@ def main() -> int:
         print(f"every file is intact, but nothing was executed: {error}")
         return 4
     print(f"{manifest['name']} on {runtime.VERSION}; every file is intact")
-    return replay(np, runtime, manifest)
+    return replay(np, runtime, manifest, device)
 
 
 if __name__ == "__main__":
