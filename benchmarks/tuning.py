@@ -54,6 +54,7 @@ SHARE: Final = 0.2  # of the exhaustive search's time, for the tuner
 HEAT: Final = 5  # candidates beside the default
 SEARCH_PROCESSES: Final = 2
 FINAL_PROCESSES: Final = 4
+LEAST_FINAL_S: Final = 4.0  # of each contender: an interval of a few per cent takes as long
 
 
 @dataclass(frozen=True)
@@ -217,7 +218,8 @@ def _described(record: TuneRecord) -> dict[str, Any]:
 def _final(chosen: Subject, field: Mapping[str, Contender], seconds: float) -> Groups:
     """All in fresh processes, interleaved; one contender under two names is measured twice."""
     named = [one.model_copy(update={"name": name}) for name, one in field.items()]
-    return _timed(named, chosen.feeds, seconds, seed=1000, processes=FINAL_PROCESSES)
+    final_s = max(seconds, LEAST_FINAL_S)
+    return _timed(named, chosen.feeds, final_s, seed=1000, processes=FINAL_PROCESSES)
 
 
 def _ratio(groups: Groups, one: str, other: str) -> dict[str, Any]:

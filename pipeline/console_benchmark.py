@@ -12,6 +12,7 @@ from pipeline.bench.grade import grade_reasons, reasons_by_name
 from pipeline.bench.records import (
     BenchmarkRecord,
     BenchResult,
+    CudaPeaks,
     CudaRecord,
     CudaResult,
     DissectionRecord,
@@ -117,11 +118,19 @@ def _print_placement(console: Console, one: DissectionRecord) -> None:
         console.print(f"placement: {node.node} ({node.op}) ran on {node.provider}", style=BAD)
 
 
+def _reading(found: RooflineRecord) -> str:
+    """Bandwidths that bound the run: the memory's, and a cache's where one holds the weights."""
+    memory = found.peaks.gbyte_per_s
+    near = found.peaks.gbyte_per_s_of(found.least_bytes)
+    words = f"{memory:.1f} GB/s from memory"
+    return words if near <= memory else f"{words}, {near:.1f} GB/s from the caches that hold it"
+
+
 def _print_roofline(console: Console, found: RooflineRecord, *, with_nodes: bool) -> None:
     peaks = found.peaks
     console.print(
         f"roofline: {count(found.operations)} operations, at least {size(found.least_bytes)}; this machine "
-        f"reaches {peaks.gflop_per_s:.0f} GFLOP/s and {peaks.gbyte_per_s:.1f} GB/s: limit "
+        f"reaches {peaks.gflop_per_s:.0f} GFLOP/s and reads {_reading(found)}: limit "
         f"{found.limit_us / 1e3:.3f} ms, {found.share_of_limit:.0%} of it reached"
         + (f" ({found.note})" if found.note else "")
     )
@@ -179,6 +188,10 @@ def _print_tuning(console: Console, record: TuneRecord) -> None:
         name = f"{one.contender.name}{' ←' if one == record.winner else ''}"
         row(made, one.runtime, name, f"{one.latency_ms:.3f}", expected, f"{one.ratio:.3f}", ratio, words)
     console.print(made)
+    if record.choice_for("cuda") is not None:
+        on_gpu = record.winner.runtime == "cuda"
+        where = "GPU, which won" if on_gpu else "CPU, since the GPU did not win"
+        console.print(f"an onnxruntime bundle is made for the {where}, unless its option device differs")
     broken = [d for d in record.dropped if d.stage == 0]
     for lost in broken:
         console.print(f"not raced: {lost.name}: {lost.reason}")
@@ -196,8 +209,26 @@ def _print_cuda(console: Console, record: CudaRecord) -> None:
     for model, found in _by_model(record.results).items():
         _print_cuda_times(console, f"CUDA on {record.device}: {model}", found, record)
         _print_cuda_costs(console, found)
+    if record.peaks is not None:
+        console.print(f"the GPU reaches {_peaks(record.peaks)}; per node {record.nodes}")
+    for heat in record.heats:
+        if heat.a_a_ratio is not None and heat.a_a_interval is not None:
+            low, high = heat.a_a_interval
+            interval = f"{heat.a_a_ratio:.3f} [{low:.3f}, {high:.3f}]"
+            console.print(f"A/A of {heat.name}: {interval} in {heat.rounds} rounds", style="dim")
     for failed in record.failed:
         console.print(f"could not run: {failed}")
+
+
+def _peaks(peaks: CudaPeaks) -> str:
+    rates = (
+        ("TFLOP/s in float32 without TF32", peaks.fp32_tflop_per_s),
+        ("with TF32", peaks.tf32_tflop_per_s),
+        ("in float16", peaks.fp16_tflop_per_s),
+        ("GB/s from memory", peaks.gbyte_per_s),
+    )
+    found = [f"{value:.0f} {words}" for words, value in rates if value is not None]
+    return ", ".join([*found, *peaks.failed])
 
 
 def _by_model(results: Sequence[CudaResult]) -> dict[str, list[CudaResult]]:
@@ -242,14 +273,23 @@ def _print_cuda_times(console: Console, title: str, found: Sequence[CudaResult],
 
 
 def _print_cuda_costs(console: Console, found: Sequence[CudaResult]) -> None:
-    numbers = ("batch", "session ms", "first run ms", "to device, pageable", "pinned", "to host", "mJ", "MiB")
+    numbers = (
+        "batch", "session ms", "first run ms", "to device, pageable", "pinned", "to host", "limit ms",
+        "of it reached", "mJ", "MiB",
+    )  # fmt: skip
     made = table("Copies and costs", "settings", *numbers, right=numbers)
     for one in found:
         energy = "-" if one.energy_mj is None else f"{one.energy_mj:.2f}"
         starts = (f"{one.session_creation_ms:.0f}", f"{one.first_run_ms:.1f}")
         copies = (_ms(one.host_to_device_pageable), _ms(one.host_to_device_pinned), _ms(one.device_to_host))
-        row(made, one.settings.title, one.batch, *starts, *copies, energy, f"{one.device_memory_mib:.0f}")
+        limit = ("-", "-")
+        if one.limit is not None:
+            limit = (f"{one.limit.limit_us / 1e3:.3f}", f"{one.limit.share_of_limit:.0%}")
+        memory = f"{one.device_memory_mib:.0f}"
+        row(made, one.settings.title, one.batch, *starts, *copies, *limit, energy, memory)
     console.print(made)
+    for note in dict.fromkeys(one.limit.note for one in found if one.limit is not None and one.limit.note):
+        console.print(f"limit: {note}")
     for note in dict.fromkeys(one.energy_note for one in found if one.settings.bound and one.energy_note):
         console.print(f"energy: {note}")
 

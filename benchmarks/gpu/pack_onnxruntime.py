@@ -3,8 +3,9 @@
     python benchmarks/gpu/pack_onnxruntime.py pack [--version 1.31.1] [--python 3.12] [--piece-mib 56] OUT
     python benchmarks/gpu/pack_onnxruntime.py unpack IN SITE       on the GPU host; then PYTHONPATH=SITE
 
-*pack* downloads the wheel with pip, leaves out the TensorRT provider (its libraries are not in the wheel) and
-the C library's copy, compresses, and cuts the archive into pieces with a list of digests. *unpack* needs the
+*pack* downloads the wheel with pip, and with it what the check needs and such a host may lack; it leaves out
+the TensorRT provider (its libraries are not in the wheel) and the C library's copy, compresses, and cuts the
+archive into pieces with a list of digests. *unpack* needs the
 standard library only: it checks every digest, puts the pieces together, and links the CUDA libraries that
 came with the host's own Python packages (``nvidia``) beside onnxruntime, which looks only there.
 The host needs the Python version packed for, a driver for CUDA 13, and those libraries.
@@ -22,9 +23,11 @@ import sys
 import tarfile
 import tempfile
 import zipfile
+from collections.abc import Sequence
 from pathlib import Path
 
 LIST = "pieces.json"
+BESIDE = ("pydantic>=2.9,<3", "nvidia-ml-py>=12.560,<14")  # with what they need
 LEFT_OUT = ("libonnxruntime.so.", "libonnxruntime_providers_tensorrt.so", "ThirdPartyNotices.txt")
 PLATFORMS = ("manylinux_2_28_x86_64", "manylinux_2_27_x86_64", "manylinux2014_x86_64")
 
@@ -34,17 +37,19 @@ def digest(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-def archive(wheel: Path) -> bytes:
-    """The wheel's files, less what is not needed, as an xz-compressed tar; the same bytes every time."""
+def archive(wheels: Sequence[Path]) -> bytes:
+    """The wheels' files, less what is not needed, as an xz-compressed tar; the same bytes every time."""
     stream = io.BytesIO()
-    with zipfile.ZipFile(wheel) as source, tarfile.open(fileobj=stream, mode="w:xz", preset=6) as target:
-        for name in sorted(source.namelist()):
-            if name.endswith("/") or any(part in name for part in LEFT_OUT):
-                continue
-            data = source.read(name)
-            entry = tarfile.TarInfo(name)
-            entry.size, entry.mode = len(data), 0o644
-            target.addfile(entry, io.BytesIO(data))
+    with tarfile.open(fileobj=stream, mode="w:xz", preset=6) as target:
+        for wheel in sorted(wheels):
+            with zipfile.ZipFile(wheel) as source:
+                for name in sorted(source.namelist()):
+                    if name.endswith("/") or any(part in name for part in LEFT_OUT):
+                        continue
+                    data = source.read(name)
+                    entry = tarfile.TarInfo(name)
+                    entry.size, entry.mode = len(data), 0o644
+                    target.addfile(entry, io.BytesIO(data))
     return stream.getvalue()
 
 
@@ -104,12 +109,12 @@ def main() -> None:
         unpack(given.folder, given.site)
         return
     with tempfile.TemporaryDirectory() as folder:
-        command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "-d", folder]
+        command = [sys.executable, "-m", "pip", "download", "--only-binary=:all:", "-d", folder]
         command += ["--python-version", given.python, "--implementation", "cp"]
         command += [word for name in PLATFORMS for word in ("--platform", name)]
-        subprocess.run([*command, f"onnxruntime-gpu=={given.version}"], check=True)
-        (wheel,) = Path(folder).glob("onnxruntime_gpu-*.whl")
-        cut(archive(wheel), given.out, given.piece_mib << 20)
+        subprocess.run([*command, "--no-deps", f"onnxruntime-gpu=={given.version}"], check=True)
+        subprocess.run([*command, *BESIDE], check=True)
+        cut(archive(list(Path(folder).glob("*.whl"))), given.out, given.piece_mib << 20)
     print(f"packed into {given.out}: carry the whole folder, or piece by piece")
 
 

@@ -64,7 +64,7 @@ def open_caller(contender: Contender) -> Caller:
             return BusyWait(float(contender.model))
         case "onnx" if contender.cuda is not None:
             # Late: what the CUDA measurement is made of has no place in the memory of a CPU's process.
-            from pipeline.bench.cuda_caller import CudaCaller
+            from pipeline.bench.cuda.caller import CudaCaller
 
             return CudaCaller(contender)
         case "onnx":

@@ -8,9 +8,9 @@ from collections.abc import Callable, Mapping, Sequence
 from optim.contract import Feeds
 from optim.errors import MissingRuntimeError
 from pipeline.bench.contender import Contender
-from pipeline.bench.cuda_device import find_device
-from pipeline.bench.cuda_libraries import why_no_gpu
-from pipeline.bench.cuda_models import measure_models
+from pipeline.bench.cuda.device import find_device
+from pipeline.bench.cuda.libraries import why_no_gpu
+from pipeline.bench.cuda.models import measure_models
 from pipeline.bench.dissect import dissect_all
 from pipeline.bench.records import BenchmarkRecord, CudaRecord, TuneRecord
 from pipeline.bench.scenarios import run_scenarios

@@ -10,7 +10,7 @@ from pipeline.bench.contender import Contender
 from pipeline.bench.ort_session import PROVIDERS
 from pipeline.bench.placement import placement, require_placement
 from pipeline.bench.profile import profile
-from pipeline.bench.records import DissectionRecord, Peaks
+from pipeline.bench.records import DissectionRecord, Peaks, ReadRate
 from pipeline.bench.roofline import measure_peaks, rescaled, roofline
 from pipeline.bench.trace import trace
 from pipeline.sources.contract import Progress, no_progress
@@ -55,10 +55,15 @@ def dissect_all(
 
 def best_peaks(a: Peaks, b: Peaks) -> Peaks:
     """The better of two measurements, rate by rate."""
+    sizes = {one.bytes for one in (*a.cached, *b.cached)}
     return Peaks(
         threads=a.threads,
         gflop_per_s=max(a.gflop_per_s, b.gflop_per_s),
         gbyte_per_s=max(a.gbyte_per_s, b.gbyte_per_s),
+        cached=tuple(
+            ReadRate(bytes=size, gbyte_per_s=max(a.gbyte_per_s_of(size), b.gbyte_per_s_of(size)))
+            for size in sorted(sizes)
+        ),
     )
 
 

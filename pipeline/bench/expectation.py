@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from pipeline.bench.host import gpu_names
 from pipeline.bench.records import BenchResult, ExpectationRecord
 
 
@@ -17,7 +18,7 @@ def compare_with_expected(
     Args:
         result: a bundle's measured latency.
         expected: ``benchmark.expected`` of its manifest; None is returned where there is none.
-        host: this machine's facts, with its fingerprint.
+        host: this machine's facts, with its fingerprint, of which the GPUs and their driver are a part.
     """
     if not expected:
         return None
@@ -29,15 +30,7 @@ def compare_with_expected(
         "latency_ms": result.latency_ms,
         "interval_ms": result.interval_ms,
     }
-    reasons = [
-        f"{name} {expected.get(name)} there, {now} here"
-        for name, now in (
-            ("batch", result.batch),
-            ("threads", result.threads),
-            ("host", host.get("fingerprint")),
-        )
-        if expected.get(name) != now
-    ]
+    reasons = _unlike(result, expected, host)
     if reasons:
         return ExpectationRecord.model_validate(
             {**facts, "verdict": "not_comparable", "reason": "; ".join(reasons)}
@@ -51,3 +44,17 @@ def compare_with_expected(
     )
     verdict = "slower" if centre > below else "faster" if -centre > above else "as_expected"
     return ExpectationRecord.model_validate({**facts, "verdict": verdict})
+
+
+def _unlike(result: BenchResult, expected: Mapping[str, Any], host: Mapping[str, Any]) -> list[str]:
+    """Why the two do not compare: another device, GPU, batch, number of threads, or machine."""
+    device = expected.get("device", "cpu")  # bundles made before CUDA could win do not say
+    pairs = [
+        ("device", device, result.device),
+        ("batch", expected.get("batch"), result.batch),
+        ("threads", expected.get("threads"), result.threads),
+    ]
+    if device == "cuda":
+        pairs.append(("GPU", expected.get("gpu") or "not known", gpu_names(host) or "none known"))
+    pairs.append(("host", expected.get("host"), host.get("fingerprint")))
+    return [f"{name} {there} there, {here} here" for name, there, here in pairs if there != here]

@@ -13,7 +13,7 @@ from typing import Final, Literal, TypeAlias
 from pydantic import BaseModel, ConfigDict
 
 from optim.errors import UserError
-from pipeline.bench.cuda_compare import DRIFT
+from pipeline.bench.cuda.compare import DRIFT
 from pipeline.bench.host import changed_packages, require_alike
 from pipeline.bench.records import BenchmarkRecord, BenchResult, CudaResult, CudaSettings, Timing
 from pipeline.bench.study import CLOCK_PROBES

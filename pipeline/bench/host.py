@@ -47,6 +47,7 @@ CGROUPS: Final = Path("/sys/fs/cgroup")
 OWN_CGROUPS: Final = Path("/proc/self/cgroup")
 CFS_QUOTA: Final = "cpu.cfs_quota_us"
 CFS_PERIOD: Final = "cpu.cfs_period_us"
+NVIDIA_DRIVER: Final = Path("/proc/driver/nvidia")
 CLOCK_PROBE_STEPS: Final = 60_000
 
 
@@ -158,16 +159,35 @@ def package_versions() -> dict[str, str]:
 
 
 def gpus() -> tuple[Gpu, ...]:
-    """NVIDIA GPUs that the driver's own tool lists; empty where there is none."""
+    """NVIDIA GPUs that the driver's own tool lists; empty where there is none.
+
+    A container may have the driver without its tool: then by the driver's files, which tell no memory.
+    """
     tool = shutil.which("nvidia-smi")
     if tool is None:
-        return ()
+        return gpus_of_driver(NVIDIA_DRIVER)
     query = [tool, "--query-gpu=name,driver_version,memory.total", "--format=csv,noheader,nounits"]
     try:
         answer = subprocess.run(query, capture_output=True, text=True, timeout=20, check=True).stdout
     except (OSError, subprocess.SubprocessError):
-        return ()
+        return gpus_of_driver(NVIDIA_DRIVER)
     return parse_gpus(answer)
+
+
+def gpus_of_driver(folder: Path) -> tuple[Gpu, ...]:
+    """GPUs from the driver's files: ``version``, and ``gpus/*/information`` with a line ``Model: name``."""
+    version = re.search(r"Kernel Module.*?\s(\d+(?:\.\d+)+)\s", _text(folder / "version"))
+    models = [
+        re.search(r"^Model:\s*(.+)$", _text(file), re.MULTILINE)
+        for file in sorted(folder.glob("gpus/*/information"))
+    ]
+    driver = version[1] if version else ""
+    return tuple(Gpu(name=found[1].strip(), driver=driver, memory_mib=0) for found in models if found)
+
+
+def gpu_names(facts: Mapping[str, Any]) -> str:
+    """The GPUs of recorded facts with their driver, as people read them; empty where none is known."""
+    return "; ".join(f"{one['name']}, driver {one['driver'] or 'unknown'}" for one in facts.get("gpus", ()))
 
 
 def parse_gpus(answer: str) -> tuple[Gpu, ...]:

@@ -21,6 +21,8 @@ from optim.errors import FairleadError, UserError
 from pipeline.affinity import usable_cpus
 from pipeline.bench.child import Child
 from pipeline.bench.contender import Contender, Opened, Usage
+from pipeline.bench.cuda.nvml import gpu_free_mib
+from pipeline.bench.cuda.room import gpu_process_mib, processes_on_gpu
 from pipeline.bench.stats import LEAST_ROUNDS, is_settled
 from pipeline.sources.contract import Progress, no_progress
 
@@ -186,14 +188,27 @@ def process_mib(contender: Contender) -> float:
     return PROCESS_MIB + PROCESS_FACTOR * contender.file_bytes() / 2**20
 
 
+def most_gpu_processes(contenders: Sequence[Contender]) -> int | None:
+    """How many processes of the contenders on a GPU fit its free memory; None: there are none, or it is not
+    told.
+    """
+    on_gpu = [c for c in contenders if c.device == "cuda"]
+    if not on_gpu:
+        return None
+    return processes_on_gpu(gpu_free_mib(), max(gpu_process_mib(c.file_bytes()) for c in on_gpu))
+
+
 def affordable_processes(contenders: Sequence[Contender], wanted: int, free_mib: float) -> dict[str, int]:
-    """How many processes of each contender, by name: ``wanted``, or fewer where memory is short.
+    """How many processes of each, by name: ``wanted``, or fewer where memory is short, the GPU's too.
 
     Source frameworks get one: they take seconds to start and hundreds of MiB each.
     """
     cost = {c.name: process_mib(c) for c in contenders}
     many = [c.name for c in contenders if c.kind != "source"]
     count = wanted
+    most = most_gpu_processes(contenders)
+    if most is not None:
+        count = max(1, min(count, most // sum(c.device == "cuda" for c in contenders)))
     while count > 1 and sum(cost[n] * (count if n in many else 1) for n in cost) > MEMORY_SHARE * free_mib:
         count -= 1
     return {c.name: count if c.name in many else 1 for c in contenders}

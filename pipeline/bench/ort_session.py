@@ -12,7 +12,8 @@ from typing import Any, Final
 from optim.contract import TensorSpec
 from optim.errors import MissingRuntimeError, UnsupportedModelError, UserError
 from pipeline.bench.contender import Contender, OrtLevel
-from pipeline.bench.cuda_libraries import preload
+from pipeline.bench.cuda.libraries import preload
+from targets.cuda_provider import CPU_PROVIDER, CUDA_PROVIDER
 
 LEVELS: Final[Mapping[OrtLevel, str]] = {
     "off": "ORT_DISABLE_ALL",
@@ -21,8 +22,7 @@ LEVELS: Final[Mapping[OrtLevel, str]] = {
     "all": "ORT_ENABLE_ALL",
 }
 DTYPES: Final[Mapping[str, str]] = {"float": "float32", "double": "float64"}  # the others are NumPy's own
-PROVIDERS: Final = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
-NO_FALLBACK: Final = "session.disable_cpu_ep_fallback"  # a node that only the CPU can run is then an error
+PROVIDERS: Final = {"cpu": CPU_PROVIDER, "cuda": CUDA_PROVIDER}
 
 
 def import_runtime(name: str, extra: str) -> Any:
@@ -84,8 +84,8 @@ def ort_session(
     spinning = str(int(contender.allow_spinning))
     for key, value in {"session.intra_op.allow_spinning": spinning, **(entries or {})}.items():
         options.add_session_config_entry(key, value)
-    try:
-        session = ort.InferenceSession(contender.model, options, providers=list(providers))
+    try:  # without enable_fallback=0 it would print what failed, and go on with the CPU, here or in a run
+        session = ort.InferenceSession(contender.model, options, providers=list(providers), enable_fallback=0)
     except Exception as error:
         raise _refused(error, contender) from error
     wanted = providers[0] if isinstance(providers[0], str) else providers[0][0]

@@ -131,12 +131,26 @@ class PlacementRecord(Record):
         return not self.elsewhere
 
 
+class ReadRate(Record):
+    """How fast a working set of this size is read again and again: caches serve the small ones."""
+
+    bytes: int
+    gbyte_per_s: float
+
+
 class Peaks(Record):
     """What this machine reached in this measurement, with so many threads."""
 
     threads: int
-    gflop_per_s: float  # float32 matrix product
-    gbyte_per_s: float  # read and write of arrays beyond the caches
+    gflop_per_s: float  # float32 matrix product, the best of several sizes and libraries
+    gbyte_per_s: float  # arrays beyond the caches
+    cached: tuple[ReadRate, ...] = ()  # ascending sizes, no rate above the one before
+
+    def gbyte_per_s_of(self, working_set: int) -> float:
+        """Rate at which ``working_set`` bytes can be read, each time anew: the next smaller size's."""
+        held = [one.gbyte_per_s for one in self.cached if one.bytes <= working_set]
+        fastest = [one.gbyte_per_s for one in self.cached[:1]]
+        return max(self.gbyte_per_s, *(held[-1:] or fastest or [0.0]))
 
 
 class NodeRoofline(Record):
@@ -146,10 +160,11 @@ class NodeRoofline(Record):
     op: str
     operations: int
     bytes: int
+    weight_bytes: int = 0  # of these
     median_us: float
     limit_us: float
     bound: Literal["compute", "memory"]
-    share_of_limit: float  # limit / measured; above 1 where the caches served it
+    share_of_limit: float  # limit / measured
 
 
 class RooflineRecord(Record):
@@ -278,7 +293,9 @@ class ExpectationRecord(Record):
 class CudaSettings(Record):
     """One cell of the matrix."""
 
-    tf32: bool = False  # stated always: the runtime's own default is on
+    # Stated always: the runtime's own default is on. On for fp16 too: with it off, ONNX Runtime passes over
+    # every convolution plan that uses tensor cores, those for float16 among them.
+    tf32: bool = False
     layout: Literal["NCHW", "NHWC"] = "NCHW"
     graph: bool = False  # replay a captured CUDA graph
     bound: bool = True  # inputs and outputs stay on the device; False: session.run on NumPy arrays
@@ -293,7 +310,8 @@ class CudaSettings(Record):
             return f"{self.precision}, session.run as installed"
         if self.runtime == "torch.compile":
             return f"{self.precision}, torch.compile with CUDA graphs"
-        parts = [self.precision, "TF32" if self.tf32 else "TF32 off", self.layout]
+        numbers = "fp16" if self.precision == "fp16" else "fp32, TF32" if self.tf32 else "fp32, TF32 off"
+        parts = [numbers, self.layout]
         parts += ["graph"] if self.graph else []
         parts += ["TensorRT"] if self.runtime == "tensorrt" else []
         return ", ".join([*parts, "bound" if self.bound else "plain session.run"])
@@ -306,10 +324,41 @@ class Timing(Record):
     interval_ms: tuple[float, float] | None
     samples: int
     raw_ms: tuple[float, ...] = ()
+    rounds: int = 0  # the samples are so many blocks of equal size, a round each; 0: not taken in rounds
+
+
+class CudaPeaks(Record):
+    """What this GPU reached through ONNX Runtime itself, the best of several sizes; None: not measured."""
+
+    fp32_tflop_per_s: float | None = None  # matrix product with TF32 off in the whole process
+    tf32_tflop_per_s: float | None = None
+    fp16_tflop_per_s: float | None = None
+    gbyte_per_s: float | None = None  # an elementwise node beyond the L2 cache, bytes read and written
+    l2_bytes: int = 0
+    failed: tuple[str, ...] = ()
+
+
+class CudaLimit(Record):
+    """A cell against what the GPU could do at best with the whole model: no run can be quicker.
+
+    Operations are those of convolutions and matrix products, a multiply-add two; bytes are weights, inputs
+    and outputs, once each. What lies between the nodes may stay on the chip, so it is not counted.
+    """
+
+    operations: int
+    least_bytes: int
+    limit_us: float
+    bound: Literal["compute", "memory"]
+    share_of_limit: float  # limit / measured
+    note: str = ""
 
 
 class CudaResult(Record):
-    """One model, precision, batch and cell. None: not measured in this cell; never zero in its place."""
+    """One model, precision, batch and cell. None: not measured in this cell; never zero in its place.
+
+    Cells that differ only in how they are called (``bound``) share a session, and so its creation, its first
+    run and its memory.
+    """
 
     model: str
     batch: int
@@ -325,12 +374,15 @@ class CudaResult(Record):
     end_to_end_pageable: Timing | None = None
     end_to_end_pinned: Timing | None = None  # the arrays lie in page-locked memory
     input_sets: int  # rotated
-    beyond_l2: bool = True  # all sets together are twice the L2 cache or more
+    beyond_l2: bool = True  # between two uses of a set, twice the L2 cache or more is read
     warmup_runs: int = 0
+    # That the session took beside its inputs: at this batch size and the smaller ones that it ran before.
     device_memory_mib: float
     energy_mj: float | None = None  # per inference call
     energy_note: str = ""
     error: float | None = None  # max|Δ| / range from the CPU's answer; None: not compared in this cell
+    heat: str = ""  # whose rounds it was measured in, see CudaHeat
+    limit: CudaLimit | None = None
     grade: Grade | None = None
 
     @property
@@ -355,19 +407,43 @@ class LaunchGap(Record):
     gap_ms: float
 
 
+class CudaHeat(Record):
+    """Cells that were measured together: sessions open at the same time, in rounds, in random order.
+
+    In each round every cell has one short block, so that drift hits all. ``session.run`` as installed takes
+    part twice, in two sessions: their ratio should be 1, and what it is instead calibrates the verdicts.
+    """
+
+    name: str
+    model: str
+    batch: int
+    cells: int  # beside the baseline
+    rounds: int
+    baseline: CudaSettings | None  # None: it could not run
+    baseline_ms: Timing | None = None
+    twin_ms: Timing | None = None  # the same in another session, new in each heat
+    a_a_ratio: float | None = None  # twin / baseline
+    a_a_interval: tuple[float, float] | None = None
+
+
 class CudaComparison(Record):
     """A cell against what ``session.run`` on NumPy arrays gives as the package installs, on the same inputs.
 
-    The cells ran one after the other, in random order: the grades tell whether the GPU was the same all
-    along.
+    Paired by round: both had a block in each. The interval joins what rounds differ by (signed-rank) and
+    what sessions of the same model differ by (Student's t, from all pairs of baselines in the record).
+    float16 is compared with the float32 file that the user had, where there is one.
     """
 
     model: str = ""
     batch: int
     settings: CudaSettings
-    figure: Literal["inputs on the device", "from NumPy arrays"]
+    baseline: CudaSettings
+    figure: Literal["inputs on the device", "from NumPy arrays", "from page-locked NumPy arrays"]
     ratio: float  # the cell's latency / session.run's
-    interval: tuple[float, float] | None  # None: too few samples for one
+    interval: tuple[float, float]
+    confidence: float
+    rounds: int
+    a_a_interval: tuple[float, float] | None  # of the same heat; None: the verdict is not calibrated
     verdict: Verdict
 
 
@@ -380,8 +456,15 @@ class CudaRecord(Record):
     device: str = ""
     results: tuple[CudaResult, ...] = ()
     launch_gaps: tuple[LaunchGap, ...] = ()
-    comparisons: tuple[CudaComparison, ...] = ()  # with session.run as installed
-    failed: tuple[str, ...] = ()  # cells that could not run, with the runtime's words
+    heats: tuple[CudaHeat, ...] = ()
+    comparisons: tuple[CudaComparison, ...] = ()  # with session.run as installed, in the same heat
+    peaks: CudaPeaks | None = None
+    # Of one node no limit is drawn: its time on the GPU is not known here.
+    nodes: str = (
+        "not measured: ONNX Runtime's package is built without CUPTI, so that its profile holds what nodes "
+        "take to launch, not what they take to run"
+    )
+    failed: tuple[str, ...] = ()  # cells that could not run, with the runtime's words; or were not reached
 
 
 # --- the whole -----------------------------------------------------------------------------------

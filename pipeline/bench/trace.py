@@ -19,7 +19,7 @@ import numpy as np
 from optim.contract import Feeds
 from optim.errors import MissingRuntimeError, UnsupportedModelError
 from pipeline.bench.contender import Contender
-from pipeline.bench.cuda_libraries import preload
+from pipeline.bench.cuda.libraries import preload
 from pipeline.bench.worker import thread_environment
 
 WARMUP_RUNS: Final = 3
@@ -169,7 +169,8 @@ def _run(request: Mapping[str, Any]) -> None:
     options.add_session_config_entry(
         "session.intra_op.allow_spinning", "1" if request["allow_spinning"] else "0"
     )
-    session = ort.InferenceSession(request["model"], options, providers=list(request["providers"]))
+    providers = list(request["providers"])
+    session = ort.InferenceSession(request["model"], options, providers=providers, enable_fallback=0)
     with np.load(folder / "feeds.npz", allow_pickle=False) as arrays:
         feeds = {name: arrays[name] for name in arrays.files}
     for _ in range(request["runs"]):

@@ -27,7 +27,7 @@ from optim.contract import Feeds
 from optim.errors import GateNotMetError, UserError
 from pipeline.bench.contender import Contender
 from pipeline.bench.host import host
-from pipeline.bench.measure import MEMORY_SHARE, Field, Schedule, process_mib
+from pipeline.bench.measure import MEMORY_SHARE, Field, Schedule, most_gpu_processes, process_mib
 from pipeline.bench.race_cost import affordable_seconds, timing_s
 from pipeline.bench.race_state import RaceState, keep, race_key, resume
 from pipeline.bench.records import Dropped, Raced, TunedChoice, TuneRecord
@@ -444,10 +444,11 @@ def _schedule(seconds: float, confidence: float, seed: int) -> Schedule:
 
 
 def most_in_heat(candidates: Sequence[Contender], processes: int) -> int:
-    """How many candidates may be measured together: as many processes as the machine bears."""
+    """How many candidates may be measured together: as many processes as the machine and its GPU bear."""
     free_mib = psutil.virtual_memory().available / 2**20
     each = max(process_mib(one) for one in candidates)
-    alive = min(MOST_PROCESSES, int(MEMORY_SHARE * free_mib / each))
+    on_gpu = most_gpu_processes(candidates)
+    alive = min(MOST_PROCESSES, int(MEMORY_SHARE * free_mib / each), on_gpu or MOST_PROCESSES)
     return max(2, alive // processes)
 
 
@@ -478,6 +479,9 @@ def _level(processes: Sequence[Sequence[np.ndarray]]) -> float:
 
 def _measure_in_processes(feeds: Feeds) -> Measure:
     def measure(contenders: Sequence[Contender], processes: int, schedule: Schedule) -> Groups:
+        on_gpu = most_gpu_processes(contenders)  # each of a pair has one process at the least
+        if on_gpu is not None:
+            processes = max(1, min(processes, on_gpu // len(contenders)))
         with Field(contenders, {c.name: processes for c in contenders}) as running:
             timed, _refused = running.measure(feeds, schedule)
         return {name: [t.blocks for t in group] for name, group in timed.items()}

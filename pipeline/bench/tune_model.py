@@ -5,24 +5,33 @@ from __future__ import annotations
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from optim.contract import Feeds
+from optim.contract import Feeds, Outputs
 from optim.errors import FairleadError
 from optim.heads import saturating_heads
 from optim.model import load, sha256, signature
 from pipeline.bench.candidates import cpu_candidates, cuda_candidates, cuda_refinements, refinements
 from pipeline.bench.child import Child
 from pipeline.bench.contender import Contender
-from pipeline.bench.cuda_libraries import why_no_cuda
+from pipeline.bench.cuda.libraries import why_no_cuda
 from pipeline.bench.records import Dropped, TuneRecord
 from pipeline.bench.tune import Parity, Race, Refine, Sameness, tune
 from pipeline.config import TuneConfig
 from pipeline.sources.contract import Progress
-from targets.closeness import Gate, closeness, worst
+from targets.closeness import (
+    SOURCE_ERROR_SLACK,
+    Closeness,
+    Gate,
+    OwnError,
+    closeness,
+    own_error,
+    worst,
+    worst_error,
+)
 from targets.references import Reference
 
 VARIANTS_SHARE: Final = 0.35  # of the budget, for making variants of the graph
@@ -136,11 +145,16 @@ def _on_gpu(
 
 
 def parity_on(references: Sequence[Reference], gate: Gate, model: Path) -> Parity:
-    """Whether a candidate gives the references' outputs within the gate, by the very call that is timed."""
+    """Whether a candidate gives the references' outputs within the gate, by the very call that is timed.
+
+    Where a reference has float64 outputs, the candidate's own error is held to the gate's factor as well:
+    what breaks that could win the race, and its bundle would fail.
+    """
     heads = {name for name, head in saturating_heads(load(model)).items() if head.op == "Softmax"}
 
     def check(candidate: Contender) -> Sameness:
-        figures = []
+        figures: list[Closeness] = []
+        errors: list[OwnError] = []
         try:
             with Child(candidate) as child:
                 child.open()
@@ -150,19 +164,41 @@ def parity_on(references: Sequence[Reference], gate: Gate, model: Path) -> Parit
                         closeness(got[name], expected, softmax=name in heads)
                         for name, expected in reference.outputs.items()
                     ]
+                    errors += _own_errors(reference, got, heads)
                 least_ms = _least_ms(child)
         except FairleadError as error:
             return Sameness(None, str(error))
         found = worst(figures)
-        if gate.passes(found):
-            return Sameness(found.max_abs_over_range, least_ms=least_ms)
-        return Sameness(
-            found.max_abs_over_range,
-            f"max|Δ|/range {found.max_abs_over_range:.3g} (bound {gate.max_abs_over_range:g}), "
-            f"SNR {found.snr_db:.1f} dB (bound {gate.snr_db:g} dB)",
-        )
+        reason = _why_unlike(found, worst_error(errors), gate)
+        return Sameness(found.max_abs_over_range, reason, None if reason else least_ms)
 
     return check
+
+
+def _why_unlike(found: Closeness, own: OwnError | None, gate: Gate) -> str:
+    """Which bound is broken; empty where all hold."""
+    if not gate.passes(found):
+        return (
+            f"max|Δ|/range {found.max_abs_over_range:.3g} (bound {gate.max_abs_over_range:g}), "
+            f"SNR {found.snr_db:.1f} dB (bound {gate.snr_db:g} dB)"
+        )
+    factor = gate.source_error_factor
+    if own is None or factor is None or own.within(factor):
+        return ""
+    return (
+        f"error against float64 {own.artefact:.3g} of the range, above {factor:g} × the source's own "
+        f"{own.source:.3g} + {SOURCE_ERROR_SLACK:g}"
+    )
+
+
+def _own_errors(reference: Reference, got: Outputs, heads: Collection[str]) -> list[OwnError]:
+    """Distances from float64, where the reference has it."""
+    found = [
+        own_error(got[name], expected, reference.truth[name], softmax=name in heads)
+        for name, expected in reference.outputs.items()
+        if name in reference.truth
+    ]
+    return [one for one in found if one is not None]
 
 
 def _least_ms(child: Child) -> float:

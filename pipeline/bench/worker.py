@@ -26,7 +26,7 @@ from optim.contract import Feeds
 from optim.errors import FairleadError, InternalError
 from pipeline.bench.callers import Call, Caller, open_caller
 from pipeline.bench.contender import Contender, Opened, Usage
-from pipeline.bench.cuda_libraries import TF32_OVERRIDE
+from targets.cuda_provider import TF32_OVERRIDE
 
 PR_SET_PDEATHSIG: Final = 1
 JSON: Final = b"J"  # first byte of a reply: what follows

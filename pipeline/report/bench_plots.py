@@ -117,6 +117,13 @@ def roofline_chart(found: RooflineRecord) -> Markup:
         line = np.geomspace(low, high, 200)
         roof = np.minimum(peaks.gflop_per_s, peaks.gbyte_per_s * line)
         axes.plot(line, roof, color=INK, lw=1.6)
+        for near in peaks.cached[:1]:
+            slope = near.gbyte_per_s * line
+            axes.plot(line, np.minimum(peaks.gflop_per_s, slope), color=INK, lw=1.0, ls=(0, (4, 3)))
+            axes.annotate(
+                f"caches: {near.gbyte_per_s:.0f} GB/s", (low * 1.15, near.gbyte_per_s * low * 1.15),
+                xytext=(0, 24), textcoords="offset points", ha="left", fontsize=8.5,
+            )  # fmt: skip
         floor = min(max(float(ys.min()), peaks.gflop_per_s * _DEEPEST), float(roof.min())) / 4
         ys = np.maximum(ys, 1.6 * floor)  # what does next to nothing lies on the ground
         axes.fill_between(line, roof, floor, color=FILLS[0], alpha=0.08, lw=0)
@@ -150,15 +157,15 @@ def roofline_chart(found: RooflineRecord) -> Markup:
             textcoords="offset points", ha="right", fontsize=8.5,
         )  # fmt: skip
         axes.annotate(
-            f"{peaks.gbyte_per_s:.1f} GB/s", (low * 1.15, peaks.gbyte_per_s * low * 1.15), xytext=(0, 15),
-            textcoords="offset points", ha="left", fontsize=8.5,
+            f"memory: {peaks.gbyte_per_s:.1f} GB/s", (low * 1.15, peaks.gbyte_per_s * low * 1.15),
+            xytext=(0, -12 if peaks.cached else 15), textcoords="offset points", ha="left", fontsize=8.5,
         )  # fmt: skip
         axes.set_xlabel("operations per byte that must move")
         axes.set_title("GFLOP/s reached", loc="left", fontsize=9.5, pad=8)
         figure.tight_layout(pad=0.4)
         return emit(
             f"Roofline: {percent(found.share_of_limit)} of the limit reached; peaks "
-            f"{peaks.gflop_per_s:.0f} GFLOP/s and {peaks.gbyte_per_s:.1f} GB/s."
+            f"{peaks.gflop_per_s:.0f} GFLOP/s and {peaks.gbyte_per_s:.1f} GB/s from memory."
         )
 
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from optim.errors import GateNotMetError, MissingRuntimeError, UserError
 from pipeline.bench.baseline import read_benchmark
 from pipeline.bench.complete import measure_all
 from pipeline.bench.contender import Contender
-from pipeline.bench.cuda_device import find_device
+from pipeline.bench.cuda.device import find_device
 from pipeline.bench.dissect import best_peaks, dissect
 from pipeline.bench.expectation import compare_with_expected
 from pipeline.bench.grade import grade_reasons
@@ -122,6 +123,23 @@ def test_parity_is_checked_by_the_timed_call(model: Path) -> None:
     gone = parity_on(wrong, Gate(), model)(contender(model.with_name("gone.onnx")))
     assert gone == Sameness(None, gone.reason)
     assert "no such model file" in gone.reason
+
+
+@pytest.mark.parametrize(
+    ("shift", "factor", "said"), [(0.0, 2.0, ""), (8e-6, None, ""), (8e-6, 2.0, "error against float64 ")]
+)
+def test_what_is_too_far_from_float64_for_a_bundle_does_not_race(
+    model: Path, shift: float, factor: float | None, said: str
+) -> None:
+    """Within the gate of the source's answers, and not within the factor of the source's own error."""
+    ort = pytest.importorskip("onnxruntime")
+    answer = ort.InferenceSession(str(model), providers=["CPUExecutionProvider"]).run(None, feeds())[0]
+    signs = np.where(np.arange(answer.size) % 2, 1.0, -1.0).reshape(answer.shape)
+    truth = answer.astype(np.float64) + shift * signs
+    reference = Reference("r", feeds(), {"y": truth.astype(np.float32)}, truth={"y": truth})
+    found = parity_on((reference,), Gate(source_error_factor=factor), model)(contender(model))
+    assert found.reason.startswith(said)
+    assert bool(found.reason) == bool(said) == (found.least_ms is None)
 
 
 def test_a_variant_that_takes_too_long_is_left_out(model: Path, tmp_path: Path) -> None:

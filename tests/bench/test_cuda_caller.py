@@ -17,16 +17,18 @@ import pytest
 from pydantic import ValidationError
 
 from optim.errors import MissingRuntimeError, UnsupportedModelError, UserError
-from pipeline.bench import cuda_libraries, tune_model
+from pipeline.bench import tune_model
 from pipeline.bench.callers import open_caller
 from pipeline.bench.candidates import cuda_candidates, cuda_refinements, refinements
 from pipeline.bench.contender import Contender, CudaOptions
-from pipeline.bench.cuda_caller import CudaCaller
-from pipeline.bench.cuda_libraries import TF32_OVERRIDE, why_no_cuda
+from pipeline.bench.cuda import libraries as cuda_libraries
+from pipeline.bench.cuda.caller import CudaCaller
+from pipeline.bench.cuda.libraries import why_no_cuda
 from pipeline.bench.records import Dropped
 from pipeline.bench.tune import Sameness
 from pipeline.bench.worker import Worker, process_environment
 from pipeline.config import TuneConfig
+from targets.cuda_provider import TF32_OVERRIDE
 from tests.bench.models import chain
 
 CUDA = "CUDAExecutionProvider"
@@ -133,7 +135,10 @@ class Ort:
     def preload_dlls(self) -> None:
         self.preloaded += 1
 
-    def InferenceSession(self, _model: str, options: Options, providers: Sequence[Any]) -> Session:
+    def InferenceSession(
+        self, _model: str, options: Options, providers: Sequence[Any], enable_fallback: int
+    ) -> Session:
+        assert enable_fallback == 0
         if self.cpu_node and options.entries.get("session.disable_cpu_ep_fallback") == "1":
             raise RuntimeError(
                 "This session contains graph nodes that are assigned to the default CPU EP, but "

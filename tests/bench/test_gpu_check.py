@@ -1,4 +1,4 @@
-"""The CUDA check on a fake device: order, shares of time, what is joined, and what was asked and reached.
+"""The CUDA check on a fake GPU: order, shares of time, what is kept, and what was asked and reached.
 
 No figure of a real GPU is here.
 """
@@ -10,22 +10,23 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import pytest
 
-from pipeline.bench.cuda import measure_matrix
-from pipeline.bench.cuda_child import needs_tf32_off
-from pipeline.bench.cuda_libraries import why_no_gpu
-from pipeline.bench.records import CudaRecord, CudaSettings
-from tests.bench.test_cuda import FakeDevice
+from pipeline.bench.cuda.contract import stock
+from pipeline.bench.cuda.course import Course, Subject
+from pipeline.bench.cuda.heat import Rounds
+from pipeline.bench.cuda.libraries import why_no_gpu
+from pipeline.bench.cuda.measure import hello
+from pipeline.bench.records import CudaPeaks, CudaRecord, CudaSettings
+from tests.bench.fake_gpu import FakeGpu
 
 pytest.importorskip("onnx")
-from benchmarks.gpu.check import NO_RUNTIME, RUNS, Models, content, run_parts
+from benchmarks.gpu import check
+from benchmarks.gpu.check import NO_RUNTIME, Keeper, Models, content, on_this_gpu, run_parts
 from benchmarks.gpu.networks import NETWORKS, Network
 from benchmarks.gpu.plan import BATCHES, Part, plan, share_s
 from benchmarks.gpu.reach import NOT_MEASURED, reach
@@ -39,62 +40,71 @@ def tiny(out: Path) -> Path:
     return net.save(out, net.dense(net.add("Flatten", "image"), (4, 3), act="relu"), (1, 2, 2), 3)
 
 
-@dataclass
-class FakeChildren:
-    """Stands for ``measure_in_children``: measures on the fake device, and lets the clock go on."""
+def pays(cell: CudaSettings, batch: int) -> float:
+    """Milliseconds: a bound float16 graph is eight times as fast as session.run on the GPU's clock."""
+    share = 1.0 if cell.stock else 0.9 if not cell.bound else 0.25 if cell.graph else 0.5
+    half = 0.5 if cell.precision == "fp16" else 1.0
+    return 2.0 * share * half
 
-    seconds: float = 1.0
-    name: str = "NVIDIA H200"
-    answers: dict[str, Any] = field(default_factory=dict)
-    asked: list[tuple[Part, dict[str, Any]]] = field(default_factory=list)
-    now: float = 0.0
+
+@dataclass
+class Measured:
+    """Measures parts on the fake GPU, and remembers them."""
+
+    gpu: FakeGpu = field(default_factory=lambda: FakeGpu(ms=pays))
+    seconds: float = 1.0  # that go by beside, each part
+    asked: list[tuple[Part, float]] = field(default_factory=list)
+    fails: Callable[[Part], bool] = lambda _part: False
 
     def __call__(
-        self, model: str, given: dict[int, Any], cells: Sequence[CudaSettings], **options: Any
+        self, part: Part, subject: Subject, limit_s: float, keep: Callable[[CudaRecord], None]
     ) -> CudaRecord:
-        assert Path(model).is_file()
-        precision = cells[0].precision
-        assert {a.dtype.name for f in given.values() for a in f.values()} == {
-            "float16" if precision == "fp16" else "float32"
-        }
-        self.asked.append((Part(options["name"], precision, tuple(given), tuple(cells)), options))
-        self.now += self.seconds
-        device = FakeDevice(name=self.name)
-        wanted = {"runs", "energy_window_s", "name"}
-        kept = {k: v for k, v in options.items() if k in wanted}
-        return measure_matrix(device, model, given, cells, **kept)
-
-    def clock(self) -> float:
-        return self.now
+        assert all(Path(subject.files[p]).is_file() for p in part.precisions)
+        self.asked.append((part, limit_s))
+        self.gpu.now += self.seconds
+        silent = replace(subject, references={})  # the fake computes no network
+        with self.gpu.stations() as stations:
+            course = Course(
+                silent, part.cells, stations, hello(stations), rounds=Rounds(rounds=8, block_ms=1.0),
+                energy=part.energy, keep=keep, clock=self.gpu.clock,
+            )  # fmt: skip
+            record = course.run(limit_s)
+        if self.fails(part):
+            raise RuntimeError("something nobody thought of")
+        return record
 
 
 def checked(
-    tmp_path: Path, networks: Sequence[str], children: FakeChildren, limit_s: float = 480.0
+    tmp_path: Path, networks: Sequence[str], measure: Measured, limit_s: float = 480.0, *, torch: bool = False
 ) -> tuple[dict[str, CudaRecord], list[str]]:
     pytest.importorskip("onnxruntime")
     models = Models(tmp_path, dict.fromkeys(networks, tiny))
-    parts = plan(networks, tensorrt=False, torch=False)
-    return run_parts(parts, models, limit_s, measure=children, clock=children.clock)
+    parts = plan(networks, tensorrt=False, torch=torch)
+    return run_parts(parts, models, limit_s, measure, clock=measure.gpu.clock)
 
 
 def test_the_parts_together_are_the_whole_matrix_and_the_reach_comes_first() -> None:
     parts = plan(["digits", "resnet50"], tensorrt=True, torch=True)
-    assert {(p.network, p.batches) for p in parts[:3]} == {("resnet50", (1, 64))}
-    matrix = [p for p in parts if not p.energy_window_s]
+    assert parts[0].network == "resnet50"
     for name in ("digits", "resnet50"):
-        cells = [(b, c) for p in matrix if p.network == name for b in p.batches for c in p.cells]
-        assert len(cells) == len(set(cells)) == len(BATCHES) * (12 + 3 + 6 + 2)  # and the baselines
-        assert sum(c.stock for _batch, c in cells) == len(BATCHES)
-    for part in matrix:  # a process is of one kind, and torch.compile may take all its time
-        assert len({needs_tf32_off(c) for c in part.cells}) == 1
-        assert len({c.runtime == "torch.compile" for c in part.cells}) == 1
+        cells = [(b, c) for p in parts if p.network == name for b in p.batches for c in p.cells]
+        assert (
+            len(cells) == len(set(cells)) == len(BATCHES) * (12 + 2 + 6 + 2)
+        )  # the baseline is in each heat
+        assert not any(c.stock for _batch, c in cells)
+    for part in parts:  # another compiler may take all its time
+        assert len({c.runtime for c in part.cells}) == 1
+    kinds = [part.cells[0].runtime for part in parts]
+    assert kinds[:2] == ["onnxruntime"] * 2
+    assert "onnxruntime" not in kinds[2:]
     assert not any(
-        c.runtime == "torch.compile" for p in plan(["digits"], tensorrt=False, torch=False) for c in p.cells
+        c.runtime == "torch.compile"
+        for part in plan(["digits"], tensorrt=False, torch=False)
+        for c in part.cells
     )
-    measured = {(p.network, c) for p in matrix for c in p.cells}
-    energies = [(p.network, p.cells[0]) for p in parts if p.energy_window_s]
-    assert len(energies) == 4
-    assert set(energies) <= measured  # of cells that stand in the matrix
+    for part in parts[:2]:
+        assert set(part.energy.cells) <= set(part.cells)
+        assert {c.precision for c in part.energy.cells} == {"fp32", "fp16"}
 
 
 def test_shares_add_up_to_the_time() -> None:
@@ -103,75 +113,125 @@ def test_shares_add_up_to_the_time() -> None:
     for k in range(len(parts)):
         left -= share_s(left, parts[k:])
     assert left == pytest.approx(0.0)
-    assert share_s(480.0, parts) > share_s(480.0, parts[3:])
+    weights = {part.network: part.weight for part in parts[:2]}
+    assert weights["resnet50"] > weights["digits"]
 
 
 def test_a_network_is_one_record_and_fp16_has_its_ratio_to_session_run(tmp_path: Path) -> None:
-    children = FakeChildren()
-    records, not_reached = checked(tmp_path, ["resnet50"], children)
+    measure = Measured()
+    records, not_reached = checked(tmp_path, ["resnet50"], measure, torch=True)
     assert (list(records), not_reached) == (["resnet50"], [])
     record = records["resnet50"]
-    assert len(record.results) == len(BATCHES) * (12 + 1 + 6)
     assert {r.model for r in record.results} == {"resnet50"}
+    assert len([r for r in record.results if r.settings.runtime == "onnxruntime"]) >= len(BATCHES) * (
+        12 + 1 + 6
+    )
     compared = {(c.batch, c.settings.precision) for c in record.comparisons}
     assert compared == {(b, p) for b in BATCHES for p in ("fp32", "fp16")}
+    assert {c.baseline for c in record.comparisons} == {stock("fp32")}
     energies = [r for r in record.results if r.energy_mj is not None]
     assert {(r.batch, r.settings.precision) for r in energies} == {(64, "fp32"), (64, "fp16")}
-    assert all(options["runs"] == RUNS for _part, options in children.asked)
-    assert min(r.host.samples for r in record.results) == RUNS
-    assert not any(
-        "samples" in reason for r in record.results for reason in (r.grade.reasons if r.grade else ())
-    )
-    expected = children.asked[0][1]["references"][1]
-    assert [a.shape for a in expected.values()] == [(1, 3)]
+    assert [part.cells[0].runtime for part, _limit in measure.asked] == ["onnxruntime"] + 2 * [
+        "torch.compile"
+    ]
+    assert len({heat.name for heat in record.heats}) == len(record.heats)
     json.dumps(content(records, not_reached, 1.0, {"cpu_model": "x"}))
 
 
 def test_what_was_asked_is_read_off_in_one_place(tmp_path: Path) -> None:
-    """The fake's session.run takes 2 ms; a graph 0.5 ms on the host, 1.25 ms from NumPy arrays and back."""
-    records, _ = checked(tmp_path, ["resnet50"], FakeChildren())
+    """The fake's session.run takes 2 ms; a float16 graph 0.25 on the GPU, 0.1 more on the host."""
+    records, _ = checked(tmp_path, ["resnet50"], Measured())
     first, second, latency = reach(records)
     assert [(a["batch"], a["reached"]) for a in (first, second)] == [(1, True), (64, True)]
     found = {(one["numbers"], one["figure"]): one for one in first["found"]}
     assert {numbers for numbers, _figure in found} == {"fp32, TF32 off", "fp32, TF32 on", "fp16"}
     on_device = found["fp16", "inputs on the device"]
-    assert (on_device["value"], on_device["reached"]) == (pytest.approx(4.0), True)
-    from_numpy = found["fp16", "from NumPy arrays"]
-    assert (from_numpy["value"], from_numpy["reached"]) == (pytest.approx(1.6), False)
+    assert (on_device["value"], on_device["reached"]) == (pytest.approx(2 / 0.35), True)
+    pageable = found["fp16", "from NumPy arrays"]
+    assert (pageable["value"], pageable["reached"]) == (pytest.approx(2.0 / 0.9), False)
+    assert found["fp16", "from page-locked NumPy arrays"]["value"] == pytest.approx(4.0)
     assert latency["asked"] == "at most 0.5 ms"
     assert latency["reached"] is True
-    elsewhere, _ = checked(tmp_path, ["resnet50"], FakeChildren(name="NVIDIA A10"))
+    elsewhere, _ = checked(tmp_path, ["resnet50"], Measured(FakeGpu(name="NVIDIA A10", ms=pays)))
     assert {a["reached"] for a in reach(elsewhere)} == {"not measured on an H200"}
+
+
+def test_a_baseline_that_is_unlike_itself_reaches_less(tmp_path: Path) -> None:
+    """Sessions that differ by a third leave no room to claim a factor of 4 that measures 5.7."""
+    gpu = FakeGpu(ms=pays, session_spread=0.3)
+    records, _ = checked(tmp_path, ["resnet50"], Measured(gpu))
+    assert [a["reached"] for a in reach(records)][:2] == [False, False]
 
 
 def test_what_was_not_measured_is_not_reached(tmp_path: Path) -> None:
     assert [a["reached"] for a in reach({})] == [NOT_MEASURED] * 3
     none = CudaRecord(status="not measured", reason="no driver")
     assert {a["why"] for a in reach({"resnet50": none})} == {"no driver"}
-    without = {
-        "resnet50": measure_matrix(FakeDevice(), "m", {1: {"x": np.zeros(9, np.float32)}}, [CudaSettings()])
-    }
+    gpu = FakeGpu(ms=pays, fails=lambda cell, _batch: cell.stock)
+    without, _ = checked(tmp_path, ["resnet50"], Measured(gpu))
     assert [a["reached"] for a in reach(without)][:2] == [NOT_MEASURED] * 2  # no session.run beside it
 
 
 def test_what_the_time_does_not_allow_is_named_and_the_rest_is_kept(tmp_path: Path) -> None:
-    children = FakeChildren(seconds=100.0)
-    records, not_reached = checked(tmp_path, ["digits", "resnet50"], children, limit_s=350.0)
-    assert [part.network for part, _options in children.asked] == ["resnet50"] * 3 + ["digits"]
+    measure = Measured(seconds=100.0)
+    records, not_reached = checked(tmp_path, ["digits", "vgg16", "resnet50"], measure, limit_s=210.0)
+    assert [part.network for part, _limit in measure.asked] == ["resnet50", "digits"]
     assert list(records) == ["resnet50", "digits"]
-    assert "digits fp16, the matrix, batch 1, 8, 64, 256" in not_reached
-    assert "resnet50 fp32, energy, batch 64" in not_reached
-    shares = [options["limit_s"] for _part, options in children.asked]
-    assert all(share <= 350.0 - 100.0 * k for k, share in enumerate(shares))
+    assert not_reached == ["vgg16, the matrix, batch 1, 8, 64, 256"]
+    assert all(limit <= 210.0 for _part, limit in measure.asked)
 
 
 def test_a_network_that_cannot_be_halved_keeps_its_fp32(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("benchmarks.gpu.check.half", lambda _model, _out: "no float16 variant: no package")
-    records, not_reached = checked(tmp_path, ["digits"], FakeChildren())
+    monkeypatch.setattr(check, "in_half", lambda _model, _out: "no float16 variant: no package")
+    records, not_reached = checked(tmp_path, ["digits"], Measured())
     assert {r.settings.precision for r in records["digits"].results} == {"fp32"}
     assert any(line.endswith("no float16 variant: no package") for line in not_reached)
+
+
+def test_a_part_that_breaks_costs_itself_and_what_it_had_measured_stays(tmp_path: Path) -> None:
+    measure = Measured(fails=lambda part: part.network == "resnet50")
+    records, not_reached = checked(tmp_path, ["resnet50", "digits"], measure)
+    assert "RuntimeError: something nobody thought of" in not_reached[0]
+    assert {r.batch for r in records["resnet50"].results} == set(BATCHES)  # kept after each heat
+    assert records["digits"].status == "measured"
+
+
+def test_the_file_is_written_while_it_measures(tmp_path: Path) -> None:
+    out = tmp_path / "results" / "cuda.json"
+    keep = Keeper(out, lambda records, not_reached: content(records, not_reached, 1.0, {}))
+    keep(lambda: {"a": CudaRecord(status="not measured", reason="none")}, [])
+    assert not out.exists()
+    records, _ = checked(tmp_path, ["digits"], Measured())
+    keep(lambda: records, [])
+    assert json.loads(out.read_text())["matrix"][0]["network"] == "digits"
+    out.unlink()
+    keep(lambda: records, [])  # just now
+    assert not out.exists()
+    keep.last(records, [])
+    assert out.exists()
+
+
+def test_the_whole_goes_through_the_processes(tmp_path: Path) -> None:
+    """Peaks, cells and limits as the check asks for them, with the real parent and the fake GPU."""
+    pytest.importorskip("onnxruntime")
+    gpu = FakeGpu(ms=pays)
+    with gpu.stations() as stations:
+        peaks = CudaPeaks(
+            fp32_tflop_per_s=50.0, tf32_tflop_per_s=400.0, fp16_tflop_per_s=800.0, gbyte_per_s=4000.0
+        )
+        measure = on_this_gpu(stations, hello(stations), peaks)
+        (part, *_) = plan(["digits"], tensorrt=False, torch=False)
+        part = Part("digits", (1,), part.cells[:3])
+        models = Models(tmp_path, {"digits": tiny})
+        models.answers["digits"] = {}
+        records, not_reached = run_parts([part], models, 100.0, measure)
+    assert not_reached == []
+    record = records["digits"]
+    assert record.peaks == peaks
+    assert all(r.limit is not None and r.limit.operations == 2 * 4 * 3 for r in record.results)
+    assert "CUPTI" in record.nodes
 
 
 def test_the_default_networks_are_all() -> None:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import io
+import tarfile
 import types
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +13,13 @@ import numpy as np
 import pytest
 
 from optim.errors import UnsupportedModelError
-from pipeline.bench.torch_graph import torch_module
+from pipeline.bench.cuda.precision import as_half
+from pipeline.bench.cuda.torch_graph import torch_module
 
 onnx = pytest.importorskip("onnx")
-from benchmarks.gpu.networks import NETWORKS, Network  # noqa: E402
-from benchmarks.gpu.pack_onnxruntime import cut, joined  # noqa: E402
+from benchmarks.gpu.check import images  # noqa: E402
+from benchmarks.gpu.networks import NETWORKS, Network, in_half  # noqa: E402
+from benchmarks.gpu.pack_onnxruntime import archive, cut, joined  # noqa: E402
 
 
 @pytest.mark.parametrize(
@@ -41,16 +46,44 @@ def test_networks_run_and_are_the_same_each_time(name: str, tmp_path: Path) -> N
     assert list(graphs[0].initializer) == list(graphs[1].initializer)
 
 
-class Tensor(np.ndarray):
-    """A NumPy array with the names that PyTorch gives."""
+@pytest.mark.parametrize("name", ["digits", "mobilenet_v2", "efficientnet_b0", "resnet50"])
+def test_networks_answer_the_same_in_half_precision(name: str, tmp_path: Path) -> None:
+    """And their answers are not one and zeros, so that a wrong cell would be seen."""
+    ort = pytest.importorskip("onnxruntime")
+    single, halved = NETWORKS[name](tmp_path / "a.onnx"), tmp_path / "h.onnx"
+    assert in_half(single, halved) == ""
+    onnx.checker.check_model(halved)
+    given = images(single, 2)
+    sessions = [ort.InferenceSession(str(m), providers=["CPUExecutionProvider"]) for m in (single, halved)]
+    (expected,) = sessions[0].run(None, given)
+    (got,) = sessions[1].run(None, as_half(given))
+    assert got.dtype == np.float16
+    assert np.abs(got.astype(np.float32) - expected).max() / np.ptp(expected) < 0.02
+    assert expected.max() < 0.9
 
-    def cuda(self) -> Tensor:
-        return self
+
+def test_what_cannot_be_halved_says_why(tmp_path: Path) -> None:
+    assert in_half(tmp_path / "none.onnx", tmp_path / "h.onnx").startswith("no float16 variant: FileNotFound")
+
+
+class Tensor(np.ndarray):
+    """A NumPy array as PyTorch's functions get it."""
+
+
+class Module:
+    """``torch.nn.Module`` as far as a graph needs it."""
+
+    def register_buffer(self, name: str, value: Tensor) -> None:
+        setattr(self, name, value)
+
+    def __call__(self, *inputs: Tensor) -> Any:
+        return self.forward(*inputs)  # type: ignore[attr-defined]
 
 
 def numpy_torch() -> Any:
     """PyTorch's functions of a dense network, computed by NumPy."""
     return types.SimpleNamespace(
+        nn=types.SimpleNamespace(Module=Module),
         from_numpy=lambda a: a.view(Tensor),
         matmul=np.matmul,
         add=np.add,
@@ -94,3 +127,17 @@ def test_pieces_make_up_the_archive_and_damage_is_seen(tmp_path: Path) -> None:
     piece.write_bytes(piece.read_bytes()[:-1] + b"\0")
     with pytest.raises(SystemExit, match="damaged"):
         joined(tmp_path)
+
+
+def test_the_archive_holds_all_wheels_less_what_is_not_needed(tmp_path: Path) -> None:
+    for name, files in (
+        ("onnxruntime_gpu-1.whl", {"onnxruntime/a.py": "a", "onnxruntime/capi/libonnxruntime.so.1": "copy"}),
+        ("pydantic-2.whl", {"pydantic/b.py": "b"}),
+    ):
+        with zipfile.ZipFile(tmp_path / name, "w") as wheel:
+            for file, text in files.items():
+                wheel.writestr(file, text)
+    packed = archive(list(tmp_path.glob("*.whl")))
+    assert packed == archive(sorted(tmp_path.glob("*.whl"), reverse=True))
+    with tarfile.open(fileobj=io.BytesIO(packed), mode="r:xz") as held:
+        assert held.getnames() == ["onnxruntime/a.py", "pydantic/b.py"]

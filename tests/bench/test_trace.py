@@ -11,7 +11,8 @@ from optim.errors import GateNotMetError, UnsupportedModelError, UserError
 from pipeline.bench.contender import Contender
 from pipeline.bench.placement import placement, require_placement
 from pipeline.bench.profile import profile
-from pipeline.bench.roofline import Peaks, least_bytes, measure_peaks, operations, roofline
+from pipeline.bench.records import Peaks, ReadRate
+from pipeline.bench.roofline import least_bytes, measure_peaks, operations, roofline
 from pipeline.bench.trace import CPU, NodeEvent, Trace, read_events, trace
 from tests.bench.models import chain, feeds
 
@@ -125,6 +126,7 @@ def test_operations(made: NodeEvent, weights: tuple[tuple[int, ...], ...], count
 def test_bytes_count_inputs_weights_and_outputs_once() -> None:
     assert least_bytes(event("a", "Conv", 1, inputs=((10,),), outputs=((5,),)), 100) == 160
     assert least_bytes(event("a", "Conv", 1, inputs=((10,),), outputs=((5,),), dtype="float16"), 0) == 30
+    assert least_bytes(event("a", "Reshape", 1, inputs=((10,),), outputs=((5, 2),)), 16) == 0
 
 
 def test_roofline_names_what_binds_each_node() -> None:
@@ -173,3 +175,33 @@ def test_peaks_are_measured() -> None:
     peaks = measure_peaks(1)
     assert peaks.gflop_per_s > 0.1
     assert peaks.gbyte_per_s > 0.05
+    sizes, rates = [c.bytes for c in peaks.cached], [c.gbyte_per_s for c in peaks.cached]
+    assert sizes == sorted(sizes)
+    assert rates == sorted(rates, reverse=True)
+    assert peaks.gbyte_per_s_of(1 << 40) == peaks.gbyte_per_s
+
+
+@pytest.mark.parametrize(
+    ("working_set", "rate"),
+    [(10, 90.0), (1 << 20, 90.0), ((4 << 20) - 1, 90.0), (4 << 20, 60.0), (1 << 40, 30.0)],
+)
+def test_what_a_cache_holds_is_read_at_its_rate(working_set: int, rate: float) -> None:
+    cached = (
+        ReadRate(bytes=1 << 20, gbyte_per_s=90.0),
+        ReadRate(bytes=4 << 20, gbyte_per_s=60.0),
+        ReadRate(bytes=64 << 20, gbyte_per_s=20.0),  # the copy was faster: a limit takes the better
+    )
+    peaks = Peaks(threads=1, gflop_per_s=1.0, gbyte_per_s=30.0, cached=cached)
+    assert peaks.gbyte_per_s_of(working_set) == rate
+
+
+def test_weights_are_as_near_as_the_whole_graph_and_activations_as_the_node() -> None:
+    made = Trace(
+        events=((event("fc", "MatMul", 100, inputs=((1, 1000),), outputs=((1, 1000),), index=0),),),
+        run_microseconds=(100.0,),
+        weight_bytes={"fc": 4_000_000},
+    )
+    cached = (ReadRate(bytes=1000, gbyte_per_s=100.0), ReadRate(bytes=4_000_000, gbyte_per_s=50.0))
+    found = roofline(made, Peaks(threads=1, gflop_per_s=1e9, gbyte_per_s=10.0, cached=cached))
+    assert found.nodes[0].bound == "memory"
+    assert found.limit_us == pytest.approx(4_000_000 / 50e3 + 8_000 / 100e3)

@@ -33,8 +33,11 @@ class Site:
         return UnsupportedModelError(f"{self.node.op_type}: {what}", where=self.node.name)
 
 
-def torch_module(model: Path, torch: Any) -> Callable[..., Any]:
-    """A function of the graph's inputs, in their order; weights lie on the GPU.
+def torch_module(model: Path, torch: Any) -> Any:
+    """The graph as a ``torch.nn.Module`` of its inputs, in their order, with ``output_names``.
+
+    Weights are buffers of the module: as mere constants of a function, a compiler that replays CUDA graphs
+    would copy them at every call.
 
     Raises:
         UnsupportedModelError: an operator, or an attribute of one, is not covered; names the node.
@@ -42,10 +45,8 @@ def torch_module(model: Path, torch: Any) -> Callable[..., Any]:
     import onnx
 
     graph = onnx.load(model).graph
-    weights = {
-        t.name: torch.from_numpy(np.array(onnx.numpy_helper.to_array(t))).cuda() for t in graph.initializer
-    }
-    constants = {t.name: onnx.numpy_helper.to_array(t) for t in graph.initializer}
+    constants = {t.name: np.array(onnx.numpy_helper.to_array(t)) for t in graph.initializer}
+    held = {name: f"weight_{k}" for k, name in enumerate(constants)}
     steps = []
     for node in graph.node:
         attributes = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
@@ -53,17 +54,29 @@ def torch_module(model: Path, torch: Any) -> Callable[..., Any]:
         if make is None:
             raise UnsupportedModelError(f"{node.op_type} is not covered by the baseline", where=node.name)
         steps.append((make(Site(torch, node, attributes, constants)), list(node.input), list(node.output)))
-    names = [i.name for i in graph.input if i.name not in weights]
+    names = [i.name for i in graph.input if i.name not in constants]
     results = [o.name for o in graph.output]
 
-    def forward(*inputs: Any) -> Any:
-        values = {**weights, **dict(zip(names, inputs, strict=True))}
-        for compute, reads, writes in steps:
-            values[writes[0]] = compute(*(values[name] for name in reads if name))
-        found = tuple(values[name] for name in results)
-        return found[0] if len(found) == 1 else found
+    class Network(torch.nn.Module):  # type: ignore[misc]  # the library is loaded late
+        output_names = results
 
-    return forward
+        def __init__(self) -> None:
+            super().__init__()
+            for name, array in constants.items():
+                self.register_buffer(held[name], torch.from_numpy(array))
+
+        def forward(self, *inputs: Any) -> Any:
+            values = {}
+            for name, attribute in held.items():
+                values[name] = getattr(self, attribute)
+            for name, given in zip(names, inputs, strict=True):
+                values[name] = given
+            for compute, reads, writes in steps:
+                values[writes[0]] = compute(*(values[name] for name in reads if name))
+            found = tuple(values[name] for name in results)
+            return found[0] if len(found) == 1 else found
+
+    return Network()
 
 
 def _pads(site: Site) -> list[int]:

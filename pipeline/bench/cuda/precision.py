@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal, TypeAlias
+from typing import Final, Literal, TypeAlias
 
 import numpy as np
 
 from optim.contract import Array, Feeds
 
 Precision: TypeAlias = Literal["fp32", "fp16"]
+FP16: Final[Precision] = "fp16"
 
 
 def precision_of(model: Path) -> Precision:

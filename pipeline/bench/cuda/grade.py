@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
+from pipeline.bench.cuda.nvml import GpuCondition
 from pipeline.bench.grade import CLOCK_CHANGE, FEW_SAMPLES, WIDE_INTERVAL, Fault, letter_of
-from pipeline.bench.nvml import GpuCondition
 from pipeline.bench.records import Grade, Timing
 
 GRAVE: Final = {"hardware slowdown", "temperature (driver)", "temperature (hardware)", "power brake"}

@@ -1,4 +1,4 @@
-"""Device memory, streams and events behind ``cuda_device.py``: by CuPy, or by PyTorch where that is what the
+"""Device memory, streams and events behind ``device.py``: by CuPy, or by PyTorch where that is what the
 host has.
 
 Not yet run on a GPU by this project's own tests: they use fake buffers of the same shape.
@@ -13,7 +13,7 @@ import numpy as np
 
 from optim.contract import Array
 from optim.errors import MissingRuntimeError
-from pipeline.bench.cuda_libraries import why_no_gpu
+from pipeline.bench.cuda.libraries import why_no_gpu
 
 
 class Buffers(Protocol):
@@ -57,7 +57,9 @@ class Buffers(Protocol):
 
     def synchronize(self) -> None: ...
 
-    def memory_used_mib(self) -> float: ...
+    def memory_mib(self) -> tuple[float, float]:
+        """Free on the device, and in all; whoever holds the rest."""
+        ...
 
     def release(self) -> None:
         """Give cached memory back."""
@@ -75,12 +77,34 @@ def find_buffers() -> Buffers:
     why = []
     for make in (CupyBuffers, TorchBuffers):
         try:
-            return make()
+            found = make()
+            require_copies(found)
         except MissingRuntimeError as error:
             why.append(error.what)
+        except Exception as error:  # a package that is there and does not fit the driver
+            why.append(f"{make.__name__}: {type(error).__name__}: {error}")
+        else:
+            return found
     raise MissingRuntimeError(
         f"neither CuPy nor PyTorch can use the GPU: {'; '.join(why)}", hint="pip install 'fairlead[gpu]'"
     )
+
+
+def require_copies(buffers: Buffers) -> None:
+    """Bring an array to the device and back, both ways of memory, and time it.
+
+    Raises:
+        MissingRuntimeError: something else came back.
+    """
+    sent = np.arange(1000, dtype=np.float32).reshape(10, 100)
+    held = buffers.put(np.zeros_like(sent))
+    buffers.synchronize()  # what is put goes by another stream than what is copied in
+    for landing in (np.empty_like(sent), buffers.pinned(np.zeros_like(sent))):
+        buffers.by_events_ms(lambda: buffers.copy_in(held, sent))
+        buffers.copy_out(held, landing)
+        buffers.synchronize()
+        if not np.array_equal(landing, sent):
+            raise MissingRuntimeError(f"{type(buffers).__name__}: an array came back changed")
 
 
 class CupyBuffers:
@@ -89,7 +113,7 @@ class CupyBuffers:
     def __init__(self) -> None:
         try:
             import cupy
-        except ImportError as error:
+        except Exception as error:  # a CUDA library that is not found raises other classes too
             raise MissingRuntimeError(str(error), hint="pip install 'fairlead[gpu]'") from error
         try:
             self._properties = cupy.cuda.runtime.getDeviceProperties(0)
@@ -105,7 +129,8 @@ class CupyBuffers:
 
     @property
     def l2_bytes(self) -> int:
-        return int(self._properties["l2CacheSize"])
+        size = self._properties.get("l2CacheSize")
+        return int(self._cupy.cuda.Device(0).attributes["L2CacheSize"] if size is None else size)
 
     @property
     def stream_pointer(self) -> int:
@@ -143,9 +168,9 @@ class CupyBuffers:
     def synchronize(self) -> None:
         self._cupy.cuda.runtime.deviceSynchronize()
 
-    def memory_used_mib(self) -> float:
+    def memory_mib(self) -> tuple[float, float]:
         free, total = self._cupy.cuda.runtime.memGetInfo()
-        return float(total - free) / 2**20
+        return free / 2**20, total / 2**20
 
     def release(self) -> None:
         self._cupy.get_default_memory_pool().free_all_blocks()
@@ -210,9 +235,9 @@ class TorchBuffers:
     def synchronize(self) -> None:
         self._torch.cuda.synchronize()
 
-    def memory_used_mib(self) -> float:
+    def memory_mib(self) -> tuple[float, float]:
         free, total = self._torch.cuda.mem_get_info()
-        return float(total - free) / 2**20
+        return free / 2**20, total / 2**20
 
     def release(self) -> None:
         self._torch.cuda.empty_cache()

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import ctypes
 from pathlib import Path
 from typing import Any, Final
 
 PROVIDER: Final = "CUDAExecutionProvider"
-TF32_OVERRIDE: Final = "NVIDIA_TF32_OVERRIDE"  # "0": no TF32 in the whole process; read once, by each library
+TENSORRT_LIBRARIES: Final = ("libnvinfer.so.10", "libnvonnxparser.so.10")  # that the provider is linked to
 DEVICE_FILES: Final = (Path("/dev/nvidia0"), Path("/dev/nvidiactl"), Path("/dev/dxg"))  # the last: WSL
 
 
@@ -29,6 +30,19 @@ def why_no_cuda() -> str:
         return f"onnxruntime is not installed: {error}"
     if PROVIDER not in ort.get_available_providers():
         return "this ONNX Runtime has no CUDA provider; fairlead[gpu] brings one that has"
+    return ""
+
+
+def why_no_tensorrt() -> str:
+    """In words, why ONNX Runtime's TensorRT provider cannot be loaded; empty where it can.
+
+    The package brings the provider and lists it everywhere; TensorRT itself it does not bring.
+    """
+    try:
+        for library in TENSORRT_LIBRARIES:
+            ctypes.CDLL(library)
+    except OSError as error:
+        return f"TensorRT's libraries are not here: {error}"
     return ""
 
 

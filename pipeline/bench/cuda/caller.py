@@ -20,10 +20,10 @@ import numpy as np
 from optim.contract import Array, Feeds, Outputs
 from optim.errors import InternalError
 from pipeline.bench.contender import Contender
-from pipeline.bench.cuda import provider_options
-from pipeline.bench.cuda_device import require_tf32
-from pipeline.bench.ort_session import NO_FALLBACK, PROVIDERS, import_onnxruntime, ort_session, ort_spec
+from pipeline.bench.cuda.device import require_tf32
+from pipeline.bench.ort_session import PROVIDERS, import_onnxruntime, ort_session, ort_spec
 from pipeline.bench.records import CudaSettings
+from targets.cuda_provider import provider_options, session_entries
 from targets.validate_feeds import validate_feeds
 
 DEVICE = ("cuda", 0)
@@ -90,8 +90,8 @@ class CudaCaller:
         self._session = None
 
     def _open(self, settings: CudaSettings) -> Any:
-        entries = {} if settings.cpu_fallback else {NO_FALLBACK: "1"}
         provider = (PROVIDERS["cuda"], provider_options(settings))
+        entries = session_entries(cpu_fallback=settings.cpu_fallback)
         return ort_session(self._ort, self._contender, [provider], entries)
 
     def _bound(self, arrays: Mapping[str, Array]) -> partial[list[Array]]:
