@@ -227,7 +227,7 @@ def _peaks(peaks: CudaPeaks) -> str:
         ("in float16", peaks.fp16_tflop_per_s),
         ("GB/s from memory", peaks.gbyte_per_s),
     )
-    found = [f"{value:.0f} {words}" for words, value in rates if value is not None]
+    found = [f"{value:.1f} {words}" for words, value in rates if value is not None]
     return ", ".join([*found, *peaks.failed])
 
 
