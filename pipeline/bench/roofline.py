@@ -171,7 +171,7 @@ for n in (384, 512, 1024):
     c = np.empty((n, n), np.float32)
     theirs = session(b)
     for work in (lambda: np.matmul(a, b, out=c), lambda: theirs.run(None, {"a": a})):
-        gflop = max(gflop, 2 * n**3 / best(work, 0.3) / 1e9)
+        gflop = max(gflop, 2 * n**3 / best(work, 0.2) / 1e9)
     del theirs  # its threads spin
 size = 32 << 20  # bytes a thread; four threads' worth lies beyond any cache
 sources = [np.ones(size // 4, np.float32) for _ in range(max(4, threads))]
@@ -179,7 +179,7 @@ targets = [np.zeros(size // 4, np.float32) for _ in sources]
 with ThreadPoolExecutor(threads) as pool:
     copy = lambda: list(pool.map(np.copyto, targets, sources))
     copy()
-    gbyte = 2 * size * len(sources) / best(copy, 1.0) / 1e9
+    gbyte = 2 * size * len(sources) / best(copy, 0.5) / 1e9
 print(json.dumps([gflop, gbyte]))
 """
 READING_PROGRAM: Final = """
@@ -190,7 +190,7 @@ with ThreadPoolExecutor(threads) as pool:
         pairs = [(np.ones(share, np.float32), np.ones(share, np.float32)) for _ in range(threads)]
         repeats = max(1, (1 << 26) >> bits)  # a product alone is too short for the clock
         again = lambda pair: [np.dot(*pair) for _ in range(repeats)]
-        seconds = best(lambda: list(pool.map(again, pairs)), 0.15) / repeats
+        seconds = best(lambda: list(pool.map(again, pairs)), 0.1) / repeats
         rates.append([1 << bits, 8 * share * threads / seconds / 1e9])
 print(json.dumps(rates))
 """
