@@ -464,21 +464,6 @@ def with_shapes(
     )
 
 
-def fixed_by(specs: Sequence[TensorSpec], other: Sequence[TensorSpec]) -> tuple[TensorSpec, ...]:
-    """Specs with the sizes that they leave free and ``other`` of the same name and rank fixes."""
-    by_name = {spec.name: spec.shape for spec in other}
-    found = []
-    for spec in specs:
-        sizes = by_name.get(spec.name, ())
-        if len(sizes) == len(spec.shape):
-            pairs = zip(spec.shape, sizes, strict=True)
-            shape = tuple(b if isinstance(b, int) and not isinstance(a, int) else a for a, b in pairs)
-            found.append(replace(spec, shape=shape))
-        else:
-            found.append(spec)
-    return tuple(found)
-
-
 def batch_size(specs: Sequence[TensorSpec], wanted: int) -> int:
     """``wanted`` where the batch is free, else the model's own fixed size."""
     fixed = {s.shape[0] for s in specs if s.shape and isinstance(s.shape[0], int)}

@@ -35,25 +35,6 @@ def test_the_first_free_dimension_is_the_batch():
     assert feeds.batch_size([FIXED], 8) == 2
 
 
-@pytest.mark.parametrize(
-    ("mine", "other", "found"),
-    [
-        ((None, "h", 3), (4, 8, 3), (4, 8, 3)),
-        ((None, "h", 3), (None, "w", 3), (None, "h", 3)),
-        ((2, "h", 3), (4, 8, 3), (2, 8, 3)),  # what is fixed stays; that they part is found elsewhere
-        ((None, 3), (4, 8, 3), (None, 3)),
-    ],
-)
-def test_sizes_that_another_model_fixes_are_taken_where_free(
-    mine: tuple[int | str | None, ...],
-    other: tuple[int | str | None, ...],
-    found: tuple[int | str | None, ...],
-) -> None:
-    specs = [TensorSpec("x", "float32", mine), TensorSpec("y", "float32", mine)]
-    ours = feeds.fixed_by(specs, [TensorSpec("x", "float32", other)])
-    assert [one.shape for one in ours] == [found, mine]
-
-
 def test_other_free_dimensions_need_a_line_in_the_config():
     spec = TensorSpec("image", "float32", (None, "h", None, 3))
     with pytest.raises(UserError) as caught:

@@ -12,7 +12,8 @@ from optim.contract import Feeds, TensorSpec
 from optim.errors import UnsupportedModelError
 from optim.model import load, signature
 from pipeline.config import ParityConfig
-from pipeline.feeds import Dataset, batch_size, fixed_by, random, ranges_of
+from pipeline.feeds import Dataset, batch_size, random, ranges_of
+from pipeline.fixed_sizes import fixed_by
 from pipeline.parity.feature_maps import FeatureMaps, feature_maps, spread, write_feature_maps
 from pipeline.parity.layer_study import CONVERTED, study_layers
 from pipeline.parity.study import concrete_specs

@@ -24,13 +24,13 @@ from pipeline.feeds import (
     batch_size,
     batches,
     edge_cases,
-    fixed_by,
     free_batch,
     random,
     ranges_of,
     with_shapes,
     zeros,
 )
+from pipeline.fixed_sizes import fixed_by
 from pipeline.parity.answers import DATA_BATCH, answers_of
 from pipeline.parity.compare import Contender, Question, Truth, compare_pair, compare_three, evaluate_truth
 from pipeline.parity.first_divergence import first_divergence

@@ -16,7 +16,8 @@ from pipeline.bench.expectation import compare_with_expected
 from pipeline.bench.records import BenchmarkRecord, TuneRecord
 from pipeline.bench.tune_model import Subject, tune_model
 from pipeline.config import BenchmarkConfig, TuneConfig
-from pipeline.feeds import batch_size, fixed_by, load_data, random, ranges_of, zeros
+from pipeline.feeds import batch_size, load_data, random, ranges_of, zeros
+from pipeline.fixed_sizes import fixed_by
 from pipeline.records import ConvertRecord, OptimizeRecord
 from pipeline.sources.contract import ConvertRequest, Progress
 from pipeline.stages.contract import CONVERTED, OPTIMIZED, StageContext

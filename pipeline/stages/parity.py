@@ -12,7 +12,8 @@ from optim.contract import Feeds, TensorSpec
 from optim.errors import UnsupportedModelError, UserError
 from optim.model import load, signature
 from pipeline.config import ParityConfig
-from pipeline.feeds import Dataset, batch_size, fixed_by, load_data, random, ranges_of, zeros
+from pipeline.feeds import Dataset, batch_size, load_data, random, ranges_of, zeros
+from pipeline.fixed_sizes import fixed_by
 from pipeline.parity.run_layers import with_layers
 from pipeline.parity.study import concrete_specs, study, truth_of
 from pipeline.records import ConvertRecord, ParityRecord
