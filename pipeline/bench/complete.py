@@ -8,9 +8,10 @@ from collections.abc import Callable, Mapping, Sequence
 from optim.contract import Feeds
 from optim.errors import MissingRuntimeError
 from pipeline.bench.contender import Contender
-from pipeline.bench.cuda.device import find_device
 from pipeline.bench.cuda.libraries import why_no_gpu
+from pipeline.bench.cuda.measure import hello
 from pipeline.bench.cuda.models import measure_models
+from pipeline.bench.cuda.process import Stations
 from pipeline.bench.dissect import dissect_all
 from pipeline.bench.records import BenchmarkRecord, CudaRecord, TuneRecord
 from pipeline.bench.scenarios import run_scenarios
@@ -37,8 +38,11 @@ def measure_all(
         GateNotMetError: a node of a CUDA run fell back to the CPU, and that is not allowed.
     """
     begin = time.perf_counter()
-    device, why_not = find_device() if settings.device == "cuda" else (None, why_no_gpu())
-    if settings.device == "cuda" and device is None:
+    on_gpu, why_not = settings.device == "cuda", why_no_gpu()
+    if on_gpu and not why_not:  # asked of a child: a CUDA context here would stay until the end
+        with Stations() as stations:
+            why_not = hello(stations)["why_not"]
+    if on_gpu and why_not:
         raise MissingRuntimeError(
             f"CUDA was not measured: {why_not}", hint="use --device cpu on this machine"
         )
@@ -71,12 +75,11 @@ def measure_all(
         changes |= {"scenarios": found, "skipped": (*record.skipped, *failed)}
     if tuner is not None:
         changes["tune"] = tuner(_between(progress, 0.75, 1.0))
-    if device is not None:
+    if on_gpu:
         models = dict.fromkeys(c.model for c in contenders if c.kind == "onnx")
         changes["cuda"] = measure_models(
             list(models),
             feeds_by_batch,
-            tensorrt=device.has_tensorrt,
             cpu_fallback=settings.allow_cpu_fallback,
             progress=_between(progress, 0.75, 1.0),
         )

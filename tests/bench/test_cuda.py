@@ -177,7 +177,7 @@ def test_a_runtimes_last_line_is_its_words() -> None:
 
 
 def measured(model: Path, given: dict[int, dict[str, np.ndarray]], gpu: FakeGpu) -> CudaRecord:
-    return measure_models([str(model)], given, tensorrt=False, cpu_fallback=True, stations=gpu.stations())
+    return measure_models([str(model)], given, cpu_fallback=True, stations=gpu.stations())
 
 
 @pytest.fixture
@@ -230,7 +230,7 @@ def test_a_model_that_comes_in_float16_is_its_own_baseline(tmp_path: Path) -> No
 def test_children_without_a_gpu_say_not_measured(tmp_path: Path) -> None:
     if find_device()[0] is not None:
         pytest.skip("this machine has a GPU")
-    record = measure_models([str(tmp_path / "m.onnx")], {1: FEEDS}, tensorrt=False, cpu_fallback=False)
+    record = measure_models([str(tmp_path / "m.onnx")], {1: FEEDS}, cpu_fallback=False)
     assert record.status == "not measured"
     assert record.reason
     assert record.results == ()

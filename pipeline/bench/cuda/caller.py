@@ -20,13 +20,11 @@ import numpy as np
 from optim.contract import Array, Feeds, Outputs
 from optim.errors import InternalError
 from pipeline.bench.contender import Contender
-from pipeline.bench.cuda.device import require_tf32
+from pipeline.bench.cuda.device import NO_CAPTURE, PLACE, require_tf32
 from pipeline.bench.ort_session import PROVIDERS, import_onnxruntime, ort_session, ort_spec
 from pipeline.bench.records import CudaSettings
 from targets.cuda_provider import provider_options, session_entries
 from targets.validate_feeds import validate_feeds
-
-DEVICE = ("cuda", 0)
 
 
 def cuda_settings(contender: Contender) -> CudaSettings:
@@ -64,7 +62,7 @@ class CudaCaller:
         self._captures = 0
         self.runtime = f"onnxruntime {self._ort.__version__}, CUDA provider, {self._settings.title}"
         begin = time.perf_counter_ns()
-        self._session = self._open(self._settings)
+        self._session = self._open()
         self.creation_ms = (time.perf_counter_ns() - begin) / 1e6
         self.inputs = tuple(ort_spec(i) for i in self._session.get_inputs())
         self.outputs = tuple(ort_spec(o) for o in self._session.get_outputs())
@@ -89,17 +87,17 @@ class CudaCaller:
         """Drop the session."""
         self._session = None
 
-    def _open(self, settings: CudaSettings) -> Any:
-        provider = (PROVIDERS["cuda"], provider_options(settings))
-        entries = session_entries(cpu_fallback=settings.cpu_fallback)
+    def _open(self) -> Any:
+        provider = (PROVIDERS["cuda"], provider_options(self._settings))
+        entries = session_entries(cpu_fallback=self._settings.cpu_fallback)
         return ort_session(self._ort, self._contender, [provider], entries)
 
     def _bound(self, arrays: Mapping[str, Array]) -> partial[list[Array]]:
         values = self._ort.OrtValue
-        held = {name: values.ortvalue_from_numpy(array, *DEVICE) for name, array in arrays.items()}
+        held = {name: values.ortvalue_from_numpy(array, *PLACE) for name, array in arrays.items()}
         landing = [
-            values.ortvalue_from_shape_and_type(list(one.shape), one.dtype.type, *DEVICE)
-            for one in self._plain_outputs(arrays)
+            values.ortvalue_from_shape_and_type(shape, np.dtype(spec.dtype).type, *PLACE)
+            for spec, shape in zip(self.outputs, self._output_shapes(held), strict=True)
         ]
         binding = self._session.io_binding()
         for name, value in held.items():
@@ -113,12 +111,18 @@ class CudaCaller:
         run = partial(self._session.run_with_iobinding, binding, options)
         return partial(_copied, run, [(held[name], array) for name, array in arrays.items()], landing)
 
-    def _plain_outputs(self, arrays: Mapping[str, Array]) -> list[Array]:
-        """Whose shapes the buffers get. A session that captures graphs runs on buffers only."""
-        plain = self._session
+    def _output_shapes(self, held: Mapping[str, Any]) -> list[list[int]]:
+        """From a run in which the runtime places the outputs; no graph is captured in it."""
+        binding = self._session.io_binding()
+        for name, value in held.items():
+            binding.bind_ortvalue_input(name, value)
+        for spec in self.outputs:
+            binding.bind_output(spec.name, *PLACE)
+        options = self._ort.RunOptions()
         if self._settings.graph:
-            plain = self._open(self._settings.model_copy(update={"graph": False, "bound": False}))
-        return [np.asarray(one) for one in plain.run([spec.name for spec in self.outputs], dict(arrays))]
+            options.add_run_config_entry("gpu_graph_id", str(NO_CAPTURE))
+        self._session.run_with_iobinding(binding, options)
+        return [list(value.shape()) for value in binding.get_outputs()]
 
 
 def _copied(run: Any, held: list[tuple[Any, Array]], landing: list[Any]) -> list[Array]:

@@ -27,7 +27,6 @@ def measure_models(
     models: Sequence[str],
     feeds_by_batch: Mapping[int, Feeds],
     *,
-    tensorrt: bool,
     cpu_fallback: bool,
     stations: Stations | None = None,
     progress: Progress = no_progress,
@@ -37,7 +36,6 @@ def measure_models(
     Args:
         models: ONNX files.
         feeds_by_batch: inputs by name, in the files' own types.
-        tensorrt: whether the TensorRT provider's libraries are there.
         cpu_fallback: let nodes run on the CPU that the GPU cannot run.
         stations: the processes, or what stands for them in a test.
         progress: progress callback.
@@ -58,7 +56,6 @@ def measure_models(
                     live,
                     said,
                     peaks,
-                    tensorrt=tensorrt,
                     cpu_fallback=cpu_fallback,
                     progress=progress,
                 )
@@ -73,7 +70,6 @@ def _measure_model(
     said: Mapping[str, Any],
     peaks: CudaPeaks,
     *,
-    tensorrt: bool,
     cpu_fallback: bool,
     progress: Progress,
 ) -> CudaRecord:
@@ -91,7 +87,7 @@ def _measure_model(
         cells = [
             cell
             for precision in files
-            for cell in matrix(precision=precision, tensorrt=tensorrt, cpu_fallback=cpu_fallback)
+            for cell in matrix(precision=precision, tensorrt=said["has_tensorrt"], cpu_fallback=cpu_fallback)
         ]
         deployed = tuple(
             CudaSettings(precision=p, graph=True, layout="NHWC", tf32=True, cpu_fallback=cpu_fallback)

@@ -244,9 +244,8 @@ def _members(
     nodes, found, pending = by_name(graph_def), set(), [node_of(tensor) for tensor in ends]
     while pending:
         name = pending.pop()
-        own = condition in conditions.of.get(name, ()) and name not in conditions.roots
-        inner = condition in conditions.of.get(name, ()) and conditions.roots.get(name) != condition[0]
-        if name in found or not (own or inner or nodes[name].op == "Const"):
+        inside = condition in conditions.of.get(name, ()) and conditions.roots.get(name) != condition[0]
+        if name in found or not (inside or nodes[name].op == "Const"):
             continue
         found.add(name)
         pending += [node_of(tensor) for tensor in data_inputs(nodes[name])]

@@ -28,8 +28,8 @@ def flatten(graph_def: GraphDef, ends: Sequence[str], kept: Collection[str] = ()
     for node in all_nodes(meta_graph.graph_def):
         if node.op in FUNCTIONAL or node.op in _CALLS:
             node.attr["_lower_using_switch_merge"].b = node.name not in kept
-    kept = [node.name for node in graph_def.node if node.op == "Placeholder"]
-    fetched = dict.fromkeys([*(node_of(tensor) for tensor in ends), *kept])
+    inputs = [node.name for node in graph_def.node if node.op == "Placeholder"]
+    fetched = dict.fromkeys([*(node_of(tensor) for tensor in ends), *inputs])
     meta_graph.collection_def["train_op"].node_list.value.extend(fetched)
     config = config_pb2.ConfigProto()
     options = config.graph_options.rewrite_options
